@@ -1,0 +1,1 @@
+"""The scan log and the statistics that are counted from it."""

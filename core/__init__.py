@@ -1,0 +1,1 @@
+"""What every app stands on: the one pool, raw SQL, the embedded database, errors."""

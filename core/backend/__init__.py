@@ -1,0 +1,1 @@
+"""Django's PostgreSQL backend, borrowing its connections from core.db.engine."""

@@ -1,0 +1,122 @@
+"""The wrapper that Django keeps per thread; the connection in it is on loan from the pool."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import psycopg2.extensions
+import sqlalchemy
+from django.db import OperationalError
+from django.db.backends.postgresql import base, features
+from psycopg2.extensions import new_type, register_type
+from sqlalchemy import PoolProxiedConnection
+
+from core import db
+
+# JSONField decodes by itself and wants text; raw SQL wants psycopg2's dicts. Django registers its choice on the
+# connection, where the next borrower would find it; a cursor's own casters end with the cursor.
+_JSONB_AS_TEXT = new_type((3802,), "JSONB_AS_TEXT", lambda value, _cursor: value)
+
+
+class DatabaseFeatures(features.DatabaseFeatures):
+    """Tell the ORM what our keys are like."""
+
+    # Hot tables have the primary key (event_id, id): grouping by Django's `id` alone does not cover the row.
+    allows_group_by_selected_pks = False
+
+
+class _Loan:
+    """One borrowed connection. Giving it back twice is harmless; forgetting the loan gives it back."""
+
+    def __init__(self, wrapper: DatabaseWrapper, proxy: PoolProxiedConnection) -> None:
+        self.wrapper = weakref.ref(wrapper)
+        self.proxy = proxy
+
+    def give_back(self) -> None:
+        if self.proxy.is_valid:
+            self.proxy.close()
+
+    def __del__(self) -> None:
+        wrapper = self.wrapper()
+        if wrapper is not None and self.proxy.is_valid:
+            wrapper.connection = None
+        self.give_back()
+
+
+class _Loans(threading.local):
+    """What this thread has borrowed: the only strong reference to it, so the end of the thread gives it back.
+
+    Django's wrapper would not. It sits in a reference cycle and keeps its connection until the cyclic garbage
+    collector happens to run: 15 such threads, and the pool is empty.
+    """
+
+    def __init__(self) -> None:
+        self.held: set[_Loan] = set()
+
+
+_loans = _Loans()
+
+
+def _no_loan() -> None:
+    return None
+
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    """Borrow from the pool at the first query; give back at the end of the request, command or thread.
+
+    `connection` is the driver's own object, as Django's internals expect; the pool's proxy stays with the loan.
+    """
+
+    features_class = DatabaseFeatures
+    _loan: Callable[[], _Loan | None] = _no_loan
+
+    def pooled_connection(self) -> PoolProxiedConnection:
+        """Return the pool's proxy of the connection that is held now."""
+        loan = self._loan()
+        if loan is None:
+            raise OperationalError("This thread holds no connection of the pool.")
+        return loan.proxy
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> psycopg2.extensions.connection:
+        """Borrow; only what the pool is not for (creating a test database) connects by itself.
+
+        Raises:
+            OperationalError: no connection came free within the deadline.
+        """
+        self.isolation_level = psycopg2.extensions.ISOLATION_LEVEL_READ_COMMITTED
+        if self is not db.orm() and conn_params != db.orm().get_connection_params():
+            return db.connect(**conn_params)
+        try:
+            loan = _Loan(self, db.engine.raw_connection())
+        except sqlalchemy.exc.TimeoutError as error:
+            raise OperationalError(f"No free database connection: {error}") from error
+        _loans.held.add(loan)
+        self._loan = weakref.ref(loan)
+        connection = loan.proxy.driver_connection
+        assert isinstance(connection, psycopg2.extensions.connection)
+        return connection
+
+    def _close(self) -> None:
+        # `connection` is cleared in a broken atomic block too: using it after giving it back must fail.
+        connection, self.connection = self.connection, None
+        loan = self._loan()
+        self._loan = _no_loan
+        with self.wrap_database_errors:
+            if loan is not None:
+                _loans.held.discard(loan)
+                loan.give_back()
+            elif connection is not None:
+                connection.close()
+
+    def close_pool(self) -> None:
+        """Close the idle connections: Django asks before it clones or drops a test database."""
+        db.engine.dispose()
+
+    def create_cursor(self, name: str | None = None) -> psycopg2.extensions.cursor:
+        """Open a cursor that gives JSONField its text."""
+        cursor: psycopg2.extensions.cursor = super().create_cursor(name)
+        register_type(_JSONB_AS_TEXT, cursor)
+        return cursor

@@ -1,0 +1,165 @@
+"""The one engine of this process, and raw SQL on it.
+
+SQLAlchemy owns connections, Django owns transactions (docs/adr/0001): the ORM borrows from `engine`
+(core/backend), and `begin()` runs raw SQL on the connection and in the transaction that the thread's ORM has.
+So a thread never holds two connections, and one `atomic()` covers both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
+
+import psycopg2
+import sqlalchemy
+from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from sqlalchemy import PoolProxiedConnection, event
+from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState, QueuePool
+
+from core import sql
+from core.postgres import PostgresError
+
+if TYPE_CHECKING:
+    from core.backend.base import DatabaseWrapper
+
+
+class PoolStats(NamedTuple):
+    """Connections of this process, counted without I/O."""
+
+    pool_size: int
+    checked_in: int
+    checked_out: int
+    overflow: int
+
+
+def connect(**parameters: Any) -> psycopg2.extensions.connection:
+    """Open a connection outside the pool's count, starting the embedded server if it is ours and not running.
+
+    Raises:
+        psycopg2.OperationalError: the server can't be reached.
+    """
+    if settings.EMBEDDED_POSTGRES is not None:
+        try:
+            settings.EMBEDDED_POSTGRES.ensure_running()
+        except PostgresError as error:
+            raise psycopg2.OperationalError(str(error)) from error
+    connection: psycopg2.extensions.connection = psycopg2.connect(
+        **{"application_name": f"qrsite:{os.getpid()}", **parameters}
+    )
+    return connection
+
+
+engine = sqlalchemy.create_engine(
+    "postgresql+psycopg2://",
+    # What Django's settings name at this moment: in a test, the test database.
+    creator=lambda: connect(**orm().get_connection_params()),
+    poolclass=QueuePool,
+    pool_size=settings.POOL_SIZE,
+    max_overflow=settings.POOL_MAX_OVERFLOW,
+    pool_timeout=settings.POOL_TIMEOUT,
+    pool_recycle=settings.POOL_RECYCLE,
+    pool_pre_ping=True,
+    pool_reset_on_return=None,  # _clean does it
+    hide_parameters=True,  # values never reach a log
+    use_native_hstore=False,  # saves a catalogue query on every new connection
+)
+
+
+@event.listens_for(engine, "checkout")
+def _follow_settings(
+    connection: psycopg2.extensions.connection, _record: ConnectionPoolEntry, _fairy: PoolProxiedConnection
+) -> None:
+    """Replace a connection to the database that the settings named before (Django renames it for tests)."""
+    if connection.info.dbname != orm().settings_dict["NAME"]:
+        raise sqlalchemy.exc.DisconnectionError("made for another database")
+
+
+@event.listens_for(engine, "reset")
+def _clean(
+    connection: psycopg2.extensions.connection, _record: ConnectionPoolEntry, _state: PoolResetState
+) -> None:
+    """Hand a connection back as if it were new, whatever its borrower left behind.
+
+    `reset()` is ABORT and DISCARD ALL: SETs, role, locks, temporary tables, LISTEN and held cursors go; it also
+    restores psycopg2's own autocommit and isolation level. One round trip, 0.14 ms on loopback
+    (docs/adr/0001). A `BEGIN` sent as text in autocommit mode is unknown to psycopg2, so DISCARD ALL fails,
+    and SQLAlchemy throws the connection away: the same guarantee, dearer.
+    """
+    connection.reset()
+
+
+def orm() -> DatabaseWrapper:
+    """Return this thread's Django connection wrapper."""
+    return cast("DatabaseWrapper", connections[DEFAULT_DB_ALIAS])
+
+
+class LentConnection(sqlalchemy.Connection):
+    """The ORM's connection in SQLAlchemy's clothes: it executes; who lent it commits, rolls back and closes.
+
+    SQLAlchemy's own transaction object is empty (the psycopg2 dialect begins nothing), and it is dropped,
+    never closed, so it can't roll back what Django began.
+    """
+
+    def __init__(self, proxy: PoolProxiedConnection) -> None:
+        super().__init__(engine, proxy)
+        super().begin()
+
+    def _refuse(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+        raise RuntimeError(
+            "core.db.begin() owns this transaction: leave its block to commit, raise to roll back."
+        )
+
+    begin = begin_nested = begin_twophase = commit = rollback = close = _refuse
+
+
+@contextmanager
+def begin() -> Iterator[LentConnection]:
+    """Run raw SQL in a transaction: the thread's open one, or its own.
+
+    On a thread that holds the ORM's connection, this is that connection: it sees the rows of an open `atomic()`,
+    is a savepoint in it, and rolls back with it. Otherwise a connection is borrowed for just this block.
+
+    Raises:
+        django.db.DatabaseError: as the ORM would raise it; the driver's error is its cause.
+    """
+    wrapper = orm()
+    borrows = wrapper.connection is None
+    try:
+        with transaction.atomic():
+            wrapper.ensure_connection()
+            yield LentConnection(wrapper.pooled_connection())
+    except sqlalchemy.exc.DBAPIError as error:
+        with wrapper.wrap_database_errors:
+            raise cast("Exception", error.orig) from None
+    finally:
+        if borrows:
+            wrapper.close()
+
+
+def ping() -> None:
+    """Make sure that PostgreSQL answers.
+
+    Raises:
+        django.db.DatabaseError: it does not.
+    """
+    with begin() as conn:
+        conn.exec_driver_sql("SELECT 1")
+
+
+def connection_limit() -> int:
+    """Return how many connections the server allows all its clients together."""
+    with begin() as conn:
+        limit: int = conn.execute(sql.load("core")["connection_limit"]).scalar_one()
+    return limit
+
+
+def pool_stats() -> PoolStats:
+    """Return the pool's four numbers as they are now.
+
+    SQLAlchemy counts an empty pool as an overflow of minus pool_size; here it is never below 0.
+    """
+    pool = cast("QueuePool", engine.pool)
+    return PoolStats(pool.size(), pool.checkedin(), pool.checkedout(), max(pool.overflow(), 0))

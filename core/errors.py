@@ -1,0 +1,47 @@
+"""Errors as clients see them: a stable code for machines, a sentence for people, never a stack."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from django.db import InterfaceError, OperationalError
+from django.http import HttpRequest, HttpResponse, JsonResponse
+
+RETRY_AFTER_S = 1
+
+
+class QrsiteError(Exception):
+    """The base of every error that a caller may meet; subclasses live beside the code that raises them."""
+
+    code = "error"
+    status = 400
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+def error_response(status: int, code: str, message: str, **details: Any) -> JsonResponse:
+    """Return the one shape that errors have: `{"error": {"code", "message", …}}`."""
+    response = JsonResponse({"error": {"code": code, "message": message, **details}}, status=status)
+    if status == 503:
+        response["Retry-After"] = str(RETRY_AFTER_S)
+    return response
+
+
+def unexpected(error: BaseException | None) -> JsonResponse:
+    """Return what a client learns of an error that nobody anticipated; its stack is for the log."""
+    if isinstance(error, OperationalError | InterfaceError):
+        return error_response(503, "database_unavailable", "The database does not answer. Please try again.")
+    return error_response(500, "internal", "Something went wrong on our side. It has been logged.")
+
+
+def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    """Answer an address that doesn't exist (Django's handler404)."""
+    return error_response(404, "not_found", "There is nothing at this address.")
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """Answer whatever a view or a middleware let through (Django's handler500, which has logged it)."""
+    return unexpected(sys.exc_info()[1])

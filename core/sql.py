@@ -1,0 +1,29 @@
+"""Named statements out of an app's queries.sql."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+import sqlalchemy
+
+_HEADER = re.compile(r"^-- name: (\w+)\n((?:--.*\n)*)", re.MULTILINE)
+
+
+def load(app: str) -> dict[str, sqlalchemy.TextClause]:
+    """Return the statements of `<app>/queries.sql` by name, their comments dropped.
+
+    A statement begins with `-- name: …`, then comment lines: row shape, binds, index. Binds are `:name`; write
+    CAST(:x AS type), for `:x::type` is not seen as a bind, and a `:word` in a comment or text would be.
+
+    Raises:
+        ValueError: a name occurs twice, or text stands before the first name.
+    """
+    before, *parts = _HEADER.split(files(app).joinpath("queries.sql").read_text(encoding="utf-8"))
+    names = parts[0::3]
+    if before.strip() or len(set(names)) != len(names):
+        raise ValueError(f"{app}/queries.sql: every statement needs a name of its own")
+    return {
+        name: sqlalchemy.text(body.strip().removesuffix(";"))
+        for name, body in zip(names, parts[2::3], strict=True)
+    }

@@ -1,0 +1,1 @@
+"""Extract, transform and load events and ticket sales."""

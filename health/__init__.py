@@ -1,0 +1,1 @@
+"""What uptime monitors and load balancers ask."""

@@ -1,0 +1,1 @@
+"""Wiring only: settings, URLs, the front door and the command that serves it."""

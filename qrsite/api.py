@@ -1,0 +1,94 @@
+"""The API as it is mounted: its parts, who may call them, how errors look."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from django.contrib.admin.views.decorators import staff_member_required
+from django.core.exceptions import RequestDataTooBig
+from django.http import Http404, HttpRequest, HttpResponse
+from ninja import NinjaAPI
+from ninja.errors import AuthenticationError, HttpError, ValidationError
+from ninja.parser import Parser
+
+import analytics.api
+import tickets.api
+from core.errors import QrsiteError, error_response, not_found, unexpected
+from tickets.auth import ServiceScope, StaffSession
+
+log = logging.getLogger(__name__)
+
+
+class JsonParser(Parser):
+    """Read JSON bodies; nesting deep enough to exhaust the stack is as malformed as a missing brace."""
+
+    def parse_body(self, request: HttpRequest) -> Any:
+        """Return the parsed body.
+
+        Raises:
+            HttpError: 400, it is not JSON.
+        """
+        try:
+            return json.loads(request.body)
+        except (ValueError, RecursionError):
+            raise HttpError(400, "The body is not JSON.") from None
+
+
+api = NinjaAPI(
+    title="qrsite",
+    version="1",
+    description="Issues signed QR tickets, judges them at the gate, counts them.",
+    parser=JsonParser(),
+    docs_decorator=staff_member_required,
+    urls_namespace="api",
+)
+api.add_router("", tickets.api.router)
+api.add_router(
+    "/events",
+    analytics.api.router,
+    auth=[ServiceScope("stats:read"), StaffSession("analytics.view_scan")],
+)
+
+
+@api.exception_handler(QrsiteError)
+def _anticipated(request: HttpRequest, error: QrsiteError) -> HttpResponse:
+    return error_response(error.status, error.code, str(error), **error.details)
+
+
+@api.exception_handler(AuthenticationError)
+def _no_credentials(request: HttpRequest, error: AuthenticationError) -> HttpResponse:
+    return error_response(401, "unauthorized", "Send a valid token: Authorization: Bearer <token>.")
+
+
+@api.exception_handler(HttpError)
+def _malformed(request: HttpRequest, error: HttpError) -> HttpResponse:
+    return error_response(error.status_code, "malformed", str(error))
+
+
+@api.exception_handler(RequestDataTooBig)
+def _too_large(request: HttpRequest, error: RequestDataTooBig) -> HttpResponse:
+    return error_response(413, "too_large", "The body is too large; send fewer items per call.")
+
+
+@api.exception_handler(ValidationError)
+def _fields_wrong(request: HttpRequest, error: ValidationError) -> HttpResponse:
+    # "body" and the parameter's own name lead every path; what follows names the field to the caller.
+    fields = [
+        {"field": ".".join(str(part) for part in item["loc"][2:]) or "body", "message": item["msg"]}
+        for item in error.errors
+    ]
+    first = fields[0]
+    return error_response(422, "invalid", f"{first['field']}: {first['message']}", fields=fields)
+
+
+@api.exception_handler(Http404)
+def _not_found(request: HttpRequest, error: Http404) -> HttpResponse:
+    return not_found(request)
+
+
+@api.exception_handler(Exception)
+def _unexpected(request: HttpRequest, error: Exception) -> HttpResponse:
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return unexpected(error)

@@ -1,0 +1,135 @@
+"""All settings. README's table lists every variable that is read here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.utils import get_random_secret_key
+
+from core import postgres, secretfile
+from core.environment import env, parse_database_url, read_dotenv, socket_url, whole_number, yes_or_no
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+read_dotenv(BASE_DIR)
+VAR_DIR = Path(env.str("VAR_DIR", default=str(BASE_DIR / "var"))).resolve()
+
+# Who named the hosts that the site answers to serves the public: there, secrets must be given, not made up,
+# and cookies travel over TLS only.
+ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=[])
+PUBLIC = bool(ALLOWED_HOSTS)
+if not PUBLIC:
+    ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
+DEBUG = yes_or_no("DEBUG", default=False)
+
+SECRET_KEY: str = env.str("SECRET_KEY", default="")
+if not SECRET_KEY:
+    if PUBLIC:
+        raise ImproperlyConfigured(
+            "SECRET_KEY is not set, and ALLOWED_HOSTS says that this site is public: set SECRET_KEY to a long "
+            "random text (python -c 'import secrets; print(secrets.token_urlsafe(50))') and keep it."
+        )
+    SECRET_KEY = secretfile.read_or_create(VAR_DIR / "secret_key", get_random_secret_key)
+# Ed25519 keys of the codes, "key id:seed in base64", the first signs. Unset: made in var/ (tickets.keys).
+QR_SIGNING_KEYS: str = env.str("QR_SIGNING_KEYS", default="")
+
+# The pool (core/db.py). A POOL_SIZE of 0 would mean "no limit" to SQLAlchemy, and so would an overflow of -1.
+POOL_SIZE = whole_number("POOL_SIZE", default=5, minimum=1)
+POOL_MAX_OVERFLOW = whole_number("POOL_MAX_OVERFLOW", default=10, minimum=0)
+POOL_TIMEOUT = whole_number("POOL_TIMEOUT", default=30, minimum=1)
+POOL_RECYCLE = whole_number("POOL_RECYCLE", default=1800, minimum=1)
+WEB_CONCURRENCY = whole_number("WEB_CONCURRENCY", default=2, minimum=1)
+PORT = whole_number("PORT", default=8000, minimum=1)
+
+DATABASE_URL: str = env.str("DATABASE_URL", default="")
+EMBEDDED_POSTGRES = None
+if not DATABASE_URL:
+    EMBEDDED_POSTGRES = postgres.EmbeddedPostgres(VAR_DIR / "postgres")
+    DATABASE_URL = socket_url(EMBEDDED_POSTGRES.socket_dir, user=postgres.USER, name=postgres.DATABASE)
+_database = parse_database_url(DATABASE_URL)
+_database["OPTIONS"] = {
+    "connect_timeout": 5,
+    # In the start-up packet these cost no round trip. UTC: what both sides of the pool expect. The Citus
+    # setting caps what one of our connections opens on a worker; plain PostgreSQL ignores it.
+    "options": "-c TimeZone=UTC -c citus.max_adaptive_executor_pool_size=1",
+    **_database["OPTIONS"],
+}
+DATABASES = {"default": {"ENGINE": "core.backend", **_database}}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+INSTALLED_APPS = [
+    "qrsite",
+    "tickets",
+    "analytics",
+    "ninja",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+]
+MIDDLEWARE = [
+    # Before everything that could refuse or redirect a probe: hosts, TLS, sessions.
+    "health.views.HealthMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "core.middleware.ContentSecurityPolicy",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "qrsite.urls"
+WSGI_APPLICATION = "qrsite.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "static/"
+WHITENOISE_USE_FINDERS = True
+
+# 1,000 tickets or scans in one call fit several times over.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
+
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = PUBLIC
+SECURE_HSTS_SECONDS = 31_536_000 if PUBLIC else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = PUBLIC
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+if yes_or_no("BEHIND_TLS_PROXY", default=False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+    # Refused requests are the client's affair; what is ours is logged as an error, with its stack.
+    "loggers": {"django.request": {"level": "ERROR"}},
+}

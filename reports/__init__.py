@@ -1,0 +1,1 @@
+"""Reports in five formats out of one snapshot."""

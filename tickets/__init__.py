@@ -1,0 +1,1 @@
+"""Events, gates, devices and tickets: signed codes, admission, admin."""

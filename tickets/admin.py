@@ -1,0 +1,158 @@
+"""The organiser's pages: events, gates, devices, tickets, service tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+
+from tickets import issuing
+from tickets.models import SCOPES, Device, Event, Gate, ServiceToken, Ticket
+from tickets.tokens import DEVICE_PREFIX, SERVICE_PREFIX, new_token, token_hash
+
+
+class GateInline(admin.TabularInline):
+    """Gates beside their event."""
+
+    model = Gate
+    extra = 1
+
+
+@admin.register(Event)
+class EventAdmin(admin.ModelAdmin):
+    """Events with their gates."""
+
+    list_display = ("name", "slug", "time_zone", "doors_at", "starts_at", "ends_at", "capacity")
+    search_fields = ("name", "slug")
+    prepopulated_fields = {"slug": ("name",)}
+    date_hierarchy = "starts_at"
+    inlines = (GateInline,)
+
+
+class TokenAdmin(admin.ModelAdmin):
+    """Things with a token: it is made on saving, shown once, and revoked, never deleted."""
+
+    actions = ("revoke",)
+    token_prefix = ""
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Make the token of a new row and show it, this once."""
+        if change:
+            return super().save_model(request, obj, form, change)
+        token = new_token(self.token_prefix)
+        obj.token_hash = token_hash(token)
+        super().save_model(request, obj, form, change)
+        messages.warning(
+            request, format_html("Copy the token now, it is not shown again: <code>{}</code>", token)
+        )
+
+    @admin.action(description="Revoke: the token stops working at once", permissions=["change"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        """Revoke the chosen tokens that are not revoked yet."""
+        count = queryset.filter(revoked_at=None).update(revoked_at=timezone.now())
+        self.message_user(request, f"Revoked: {count}.")
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Scans name the device for good."""
+        return False
+
+    @admin.display(boolean=True, description="valid")
+    def is_valid(self, obj: Any) -> bool:
+        """Tell whether the token works."""
+        return obj.revoked_at is None
+
+
+@admin.register(Device)
+class DeviceAdmin(TokenAdmin):
+    """Scanners, each at one gate."""
+
+    token_prefix = DEVICE_PREFIX
+    list_display = ("name", "gate", "event", "is_valid", "created_at")
+    list_select_related = ("gate__event",)
+    list_filter = ("gate__event",)
+    search_fields = ("name", "gate__name")
+
+    @admin.display(ordering="gate__event")
+    def event(self, device: Device) -> Event:
+        """Name the event of the gate."""
+        return device.gate.event
+
+
+class ServiceTokenForm(forms.ModelForm):
+    """Scopes as boxes to tick."""
+
+    scopes = forms.MultipleChoiceField(
+        choices=[(scope, scope) for scope in SCOPES], widget=forms.CheckboxSelectMultiple
+    )
+
+    class Meta:
+        model = ServiceToken
+        fields = ("name", "scopes")
+
+
+@admin.register(ServiceToken)
+class ServiceTokenAdmin(TokenAdmin):
+    """Services that call the API."""
+
+    token_prefix = SERVICE_PREFIX
+    form = ServiceTokenForm
+    list_display = ("name", "scopes", "is_valid", "created_at")
+    search_fields = ("name",)
+
+
+@admin.register(Ticket)
+class TicketAdmin(admin.ModelAdmin):
+    """Tickets: issued and voided here, admitted at the gate."""
+
+    list_display = ("holder", "event", "kind", "reference", "state", "issued_at")
+    list_select_related = ("event",)
+    list_filter = ("event",)
+    search_fields = ("holder", "email", "reference", "id")
+    list_per_page = 50
+    show_full_result_count = False
+    actions = ("void",)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Ticket | None = None) -> tuple[str, ...]:
+        """Keep a ticket with its event: its code names it."""
+        return ("event", "id", "state", "issued_at", "qr") if obj else ()
+
+    def has_delete_permission(self, request: HttpRequest, obj: Ticket | None = None) -> bool:
+        """Tickets are voided: their scans stay."""
+        return False
+
+    def save_model(self, request: HttpRequest, obj: Ticket, form: Any, change: bool) -> None:
+        """Store "no reference" as NULL: empty text could stand only once."""
+        obj.reference = obj.reference or None
+        super().save_model(request, obj, form, change)
+
+    @admin.display
+    def state(self, ticket: Ticket) -> str:
+        """Say in a word what the gate would make of it."""
+        if ticket.voided_at:
+            return "void"
+        if ticket.transferred_at:
+            return "transferred"
+        if ticket.admitted_at:
+            return "inside" if ticket.inside else "left"
+        return "issued"
+
+    @admin.display(description="QR")
+    def qr(self, ticket: Ticket) -> str:
+        """Show the code as picture and text."""
+        return format_html(
+            '<img src="{}" alt="QR code of this ticket" width="240" height="240"><br><code>{}</code>',
+            reverse("api:ticket_qr_svg", args=[ticket.id]),
+            issuing.code_of(event_id=ticket.event_id, ticket_id=ticket.id),
+        )
+
+    @admin.action(description="Void: refuse these tickets from now on", permissions=["change"])
+    def void(self, request: HttpRequest, queryset: QuerySet[Ticket]) -> None:
+        """Void the chosen tickets that are not void yet."""
+        count = queryset.filter(voided_at=None).update(voided_at=timezone.now())
+        self.message_user(request, f"Voided: {count}.")

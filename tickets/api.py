@@ -1,0 +1,122 @@
+"""HTTP: issue tickets, show them and their QR, judge scans."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import segno
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from ninja import Router, Status
+
+from core.errors import QrsiteError
+from tickets import admission, issuing
+from tickets.auth import DeviceToken, ServiceScope, StaffSession
+from tickets.models import Event, Ticket
+from tickets.rules import EventWindow
+from tickets.schemas import ScanIn, ScanOut, TicketDetail, TicketsIn, TicketsOut
+
+router = Router(tags=["tickets"])
+may_read = [ServiceScope("tickets:read"), StaffSession("tickets.view_ticket")]
+
+
+class NotFound(QrsiteError):
+    """There is no such thing, or none that the caller may see."""
+
+    code = "not_found"
+    status = 404
+
+
+@router.post("/events/{slug:slug}/tickets", response={201: TicketsOut}, auth=ServiceScope("tickets:write"))
+def issue_tickets(request: HttpRequest, slug: str, body: TicketsIn) -> Status[dict[str, Any]]:
+    """Issue up to 1,000 tickets, all or none."""
+    event = Event.objects.filter(slug=slug).first()
+    if event is None:
+        raise NotFound(f"There is no event {slug}.")
+    wishes = [issuing.Wish(item.holder, item.email or "", item.kind, item.reference) for item in body.tickets]
+    issued = issuing.issue(event_id=event.id, wishes=wishes, now=timezone.now())
+    return Status(201, {"tickets": [_ticket(event.id, *ticket) for ticket in issued]})
+
+
+@router.get("/tickets/{int:ticket_id}", response=TicketDetail, auth=may_read)
+def show_ticket(request: HttpRequest, ticket_id: int) -> dict[str, Any]:
+    """Show one ticket."""
+    ticket = _find(ticket_id)
+    return {
+        **_ticket(ticket.event_id, ticket.id, ticket.holder, ticket.email, ticket.kind, ticket.reference),
+        "event": ticket.event.slug,
+        "issued_at": ticket.issued_at,
+        "voided_at": ticket.voided_at,
+        "transferred_at": ticket.transferred_at,
+        "admitted_at": ticket.admitted_at,
+        "inside": ticket.inside,
+    }
+
+
+@router.get("/tickets/{int:ticket_id}/qr.svg", auth=may_read, openapi_extra={"responses": {200: {}}})
+def ticket_qr_svg(request: HttpRequest, ticket_id: int) -> HttpResponse:
+    """Draw the ticket's QR as SVG."""
+    return _qr(ticket_id, "svg", "image/svg+xml")
+
+
+@router.get("/tickets/{int:ticket_id}/qr.png", auth=may_read, openapi_extra={"responses": {200: {}}})
+def ticket_qr_png(request: HttpRequest, ticket_id: int) -> HttpResponse:
+    """Draw the ticket's QR as PNG."""
+    return _qr(ticket_id, "png", "image/png")
+
+
+@router.post("/scans", response=ScanOut, auth=DeviceToken(), tags=["scans"])
+def scan(request: HttpRequest, body: ScanIn) -> dict[str, Any]:
+    """Judge one scan at the device's gate. A refusal is an answer too: HTTP 200."""
+    now = timezone.now()
+    device = request.auth  # type: ignore[attr-defined]
+    event = device.gate.event
+    attempt = admission.Scan(
+        body.code, body.nonce, body.scanned_at or now, body.direction, device.gate_id, device.id
+    )
+    window = EventWindow(event.doors_at, event.ends_at, event.zone)
+    [answer] = admission.admit(event_id=event.id, window=window, scans=[attempt], now=now)
+    stored = answer.stored
+    return {
+        "verdict": stored.verdict,
+        "reason": stored.reason,
+        "message": answer.message,
+        "replayed": answer.replayed,
+        "ticket": stored.ticket_id
+        and {"id": str(stored.ticket_id), "holder": stored.holder, "kind": stored.kind},
+        "first_admitted_at": stored.admitted_at,
+        "first_gate": stored.gate,
+        "scan_id": stored.scan_id,
+    }
+
+
+def _find(ticket_id: int) -> Ticket:
+    ticket = Ticket.objects.select_related("event").filter(id=ticket_id).first()
+    if ticket is None:
+        raise NotFound("There is no such ticket.")
+    return ticket
+
+
+def _ticket(
+    event_id: int, ticket_id: int, holder: str, email: str, kind: str, reference: str | None
+) -> dict[str, Any]:
+    return {
+        "id": str(ticket_id),
+        "code": issuing.code_of(event_id=event_id, ticket_id=ticket_id),
+        "holder": holder,
+        "email": email,
+        "kind": kind,
+        "reference": reference,
+    }
+
+
+def _qr(ticket_id: int, kind: str, content_type: str) -> HttpResponse:
+    ticket = _find(ticket_id)
+    code = issuing.code_of(event_id=ticket.event_id, ticket_id=ticket.id)
+    picture = io.BytesIO()
+    segno.make(code, error="m", micro=False, boost_error=False).save(picture, kind=kind, scale=8, border=4)
+    response = HttpResponse(picture.getvalue(), content_type=content_type)
+    # Whoever has the picture has the ticket.
+    response["Cache-Control"] = "private, no-store"
+    return response

@@ -1,0 +1,148 @@
+"""Tables of events, gates, devices, tickets and service tokens: constraints, no logic."""
+
+from __future__ import annotations
+
+import secrets
+from zoneinfo import ZoneInfo, available_timezones
+
+from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import F, Q
+from django.utils import timezone
+
+from core.models import PerEventModel
+
+SCOPES = ("tickets:write", "tickets:read", "stats:read", "reports:write", "reports:read")
+
+
+def validate_time_zone(name: str) -> None:
+    """Refuse what is no IANA time zone."""
+    if name not in available_timezones():
+        raise ValidationError("Write an IANA time zone, such as Europe/Berlin.")
+
+
+def random_ticket_id() -> int:
+    """Return a ticket number: 63 random bits, so that a number tells nothing about the others."""
+    return secrets.randbelow(2**63 - 1) + 1
+
+
+class Event(models.Model):
+    """Something that people are admitted to."""
+
+    id = models.AutoField(primary_key=True)  # the event number in the code: 4 bytes
+    name = models.CharField(max_length=200)
+    slug = models.SlugField(max_length=80, unique=True, help_text="its name in addresses")
+    time_zone = models.CharField(
+        max_length=64, validators=[validate_time_zone], help_text="of the venue, e.g. Europe/Berlin"
+    )
+    doors_at = models.DateTimeField("doors open at", help_text="tickets are admitted from here on")
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField(help_text="and no longer admitted after this")
+    capacity = models.PositiveIntegerField(
+        null=True, blank=True, help_text="how many valid tickets there may be; empty = no limit"
+    )
+
+    class Meta:
+        db_table = "event"
+        ordering = ("-starts_at",)
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(doors_at__lte=F("starts_at"), starts_at__lt=F("ends_at")),
+                name="event_doors_start_end_in_order",
+                violation_error_message="Doors open first, then it starts, then it ends.",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The venue's time zone."""
+        return ZoneInfo(self.time_zone)
+
+
+class Gate(models.Model):
+    """A place where tickets are scanned."""
+
+    id = models.AutoField(primary_key=True)
+    event = models.ForeignKey(Event, models.PROTECT, db_constraint=False)
+    name = models.CharField(max_length=100)
+
+    class Meta:
+        db_table = "gate"
+        ordering = ("name",)
+        constraints = (models.UniqueConstraint(fields=["event", "name"], name="gate_name_once_per_event"),)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Device(models.Model):
+    """Something that scans, at one gate. Its token is shown once; only the hash is kept."""
+
+    id = models.AutoField(primary_key=True)
+    gate = models.ForeignKey(Gate, models.PROTECT, db_constraint=False)
+    name = models.CharField(max_length=100)
+    token_hash = models.BinaryField(max_length=32, unique=True, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        db_table = "device"
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ServiceToken(models.Model):
+    """What a service shows to use the API, within its scopes. Shown once; only the hash is kept."""
+
+    id = models.AutoField(primary_key=True)
+    name = models.CharField(max_length=100)
+    scopes = ArrayField(models.TextField(choices=[(scope, scope) for scope in SCOPES]))
+    token_hash = models.BinaryField(max_length=32, unique=True, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        db_table = "service_token"
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Ticket(PerEventModel):
+    """The right of one holder to enter once. `admitted_at`, `admitted_gate_id` and `inside` follow the scan log."""
+
+    id = models.BigIntegerField(primary_key=True, default=random_ticket_id, editable=False)
+    event = models.ForeignKey(Event, models.PROTECT, db_constraint=False, db_index=False)
+    holder = models.CharField(max_length=200)
+    email = models.EmailField(blank=True)
+    kind = models.CharField(max_length=100, blank=True)
+    reference = models.CharField(
+        max_length=200,
+        null=True,
+        blank=True,
+        help_text="the seller's key; issuing it again returns this ticket",
+    )
+    issued_at = models.DateTimeField(default=timezone.now, editable=False)
+    voided_at = models.DateTimeField(null=True, blank=True, editable=False)
+    transferred_at = models.DateTimeField(null=True, blank=True, editable=False)
+    admitted_at = models.DateTimeField(null=True, editable=False)
+    admitted_gate_id = models.IntegerField(null=True, editable=False)
+    inside = models.BooleanField(default=False, editable=False)
+
+    class Meta:
+        db_table = "ticket"
+        ordering = ("-issued_at",)
+        indexes = (models.Index(fields=["id"], name="ticket_id_idx"),)
+        constraints = (
+            models.UniqueConstraint(fields=["event", "reference"], name="ticket_reference_once_per_event"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.holder} ({self.id})"

@@ -1,0 +1,96 @@
+-- name: stored_verdicts
+-- One row per nonce that was answered before: nonce text, scan_id bigint, direction, verdict text,
+-- reason text or NULL, and the ticket as it is now, or NULLs: ticket_id bigint, holder text, kind text, admitted_at timestamptz, gate text.
+-- Binds: event_id int, nonces text[].
+-- Index: ticket_scans_nonce_once, ticket_pkey.
+   SELECT scan.nonce, scan.id AS scan_id, scan.direction, scan.verdict, scan.reason, ticket.id AS ticket_id,
+          ticket.holder, ticket.kind, ticket.admitted_at, gate.name AS gate
+     FROM ticket_scans AS scan
+LEFT JOIN ticket
+       ON ticket.event_id = :event_id
+      AND ticket.id = scan.ticket_id
+LEFT JOIN gate
+       ON gate.id = ticket.admitted_gate_id
+    WHERE scan.event_id = :event_id
+      AND scan.nonce = ANY(CAST(:nonces AS text[]))
+ ORDER BY scan.nonce;
+
+-- name: lock_tickets
+-- One row per ticket found, locked until the transaction ends: ticket_id bigint, holder text, kind text,
+-- voided_at, transferred_at, admitted_at timestamptz or NULL, admitted_gate_id int or NULL, inside boolean.
+-- Binds: event_id int, ticket_ids bigint[].
+-- Index: ticket_pkey. In id order, so that two batches can't wait for each other.
+  SELECT id AS ticket_id, holder, kind, voided_at, transferred_at, admitted_at, admitted_gate_id, inside
+    FROM ticket
+   WHERE event_id = :event_id
+     AND id = ANY(CAST(:ticket_ids AS bigint[]))
+ORDER BY id
+     FOR UPDATE;
+
+-- name: existing_tickets
+-- One row per ticket of this event among those asked for: ticket_id bigint.
+-- Binds: event_id int, ticket_ids bigint[].
+-- Index: ticket_pkey.
+  SELECT id AS ticket_id
+    FROM ticket
+   WHERE event_id = :event_id
+     AND id = ANY(CAST(:ticket_ids AS bigint[]))
+ORDER BY id;
+
+-- name: save_states
+-- No rows. Writes what the scans of one batch made of tickets that lock_tickets holds.
+-- Binds: event_id int; per ticket, in arrays of one length: ticket_ids, admitted_ats, admitted_gate_ids, insides.
+-- Index: ticket_pkey.
+UPDATE ticket
+   SET admitted_at = state.admitted_at,
+       admitted_gate_id = state.admitted_gate_id,
+       inside = state.inside
+  FROM unnest(CAST(:ticket_ids AS bigint[]), CAST(:admitted_ats AS timestamptz[]),
+              CAST(:admitted_gate_ids AS integer[]), CAST(:insides AS boolean[]))
+       AS state (ticket_id, admitted_at, admitted_gate_id, inside)
+ WHERE ticket.event_id = :event_id
+   AND ticket.id = state.ticket_id;
+
+-- name: lock_event
+-- One row: capacity int or NULL. Tickets of one event are counted and issued one call after the other.
+-- Binds: event_id int.
+-- Index: event_pkey.
+SELECT capacity
+  FROM event
+ WHERE id = :event_id
+   FOR UPDATE;
+
+-- name: insert_tickets
+-- No rows. A reference that is already there adds nothing.
+-- Binds: event_id int, issued_at timestamptz; per ticket, in arrays of one length: ticket_ids, holders, emails,
+--        kinds, references (or NULL).
+-- Index: ticket_reference_once_per_event. In reference order, so that two calls can't wait for each other.
+INSERT INTO ticket (event_id, id, holder, email, kind, reference, issued_at, inside)
+     SELECT CAST(:event_id AS integer), id, holder, email, kind, reference,
+            CAST(:issued_at AS timestamptz), FALSE
+       FROM unnest(CAST(:ticket_ids AS bigint[]), CAST(:holders AS text[]), CAST(:emails AS text[]),
+                   CAST(:kinds AS text[]), CAST(:references AS text[]))
+            AS ticket (id, holder, email, kind, reference)
+   ORDER BY reference, id
+ON CONFLICT (event_id, reference) DO NOTHING;
+
+-- name: tickets_issued
+-- One row per ticket that has one of these ids or references: ticket_id bigint, holder, email, kind text,
+-- reference text or NULL.
+-- Binds: event_id int, ticket_ids bigint[], references text[].
+-- Index: ticket_pkey, ticket_reference_once_per_event.
+  SELECT id AS ticket_id, holder, email, kind, reference
+    FROM ticket
+   WHERE event_id = :event_id
+     AND (id = ANY(CAST(:ticket_ids AS bigint[])) OR reference = ANY(CAST(:references AS text[])))
+ORDER BY id;
+
+-- name: valid_tickets
+-- One row: tickets bigint (count), those that are neither void nor transferred.
+-- Binds: event_id int.
+-- Index: ticket_pkey.
+SELECT count(*) AS tickets
+  FROM ticket
+ WHERE event_id = :event_id
+   AND voided_at IS NULL
+   AND transferred_at IS NULL;
