@@ -71,7 +71,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
     """
 
     features_class = DatabaseFeatures
-    _loan: Callable[[], _Loan | None] = _no_loan
+    _loan: Callable[[], _Loan | None] = staticmethod(_no_loan)
 
     def pooled_connection(self) -> PoolProxiedConnection:
         """Return the pool's proxy of the connection that is held now."""

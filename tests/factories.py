@@ -1,0 +1,77 @@
+"""The few things that tests are made of."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import NamedTuple
+
+from analytics.models import Direction
+from tickets import admission, issuing
+from tickets.models import Device, Event, Gate, ServiceToken
+from tickets.rules import EventWindow
+from tickets.tokens import DEVICE_PREFIX, SERVICE_PREFIX, new_token, token_hash
+
+NOW = datetime(2026, 6, 12, 19, 30, tzinfo=UTC)
+_numbers = count(1)
+
+
+class Issued(NamedTuple):
+    id: int
+    code: str
+
+
+def make_event(**fields) -> Event:
+    number = next(_numbers)
+    return Event.objects.create(
+        **{
+            "name": f"Event {number}",
+            "slug": f"event-{number}",
+            "time_zone": "Europe/Berlin",
+            "doors_at": NOW - timedelta(hours=1),
+            "starts_at": NOW,
+            "ends_at": NOW + timedelta(hours=4),
+            **fields,
+        }
+    )
+
+
+def make_open_event(**fields) -> Event:
+    """An event whose doors are open by the clock on the wall, for tests that go through HTTP."""
+    now = datetime.now(UTC)
+    return make_event(
+        doors_at=now - timedelta(hours=1), starts_at=now, ends_at=now + timedelta(hours=4), **fields
+    )
+
+
+def make_device(event: Event, *, gate: str = "Main gate") -> tuple[Device, str]:
+    token = new_token(DEVICE_PREFIX)
+    place, _ = Gate.objects.get_or_create(event=event, name=gate)
+    return Device.objects.create(gate=place, name="Scanner", token_hash=token_hash(token)), token
+
+
+def make_service(*scopes: str) -> str:
+    token = new_token(SERVICE_PREFIX)
+    ServiceToken.objects.create(name="Shop", scopes=list(scopes), token_hash=token_hash(token))
+    return token
+
+
+def issue(event: Event, number: int = 1) -> list[Issued]:
+    wishes = [issuing.Wish(f"Holder {index}", "", "standard", None) for index in range(number)]
+    tickets = issuing.issue(event_id=event.id, wishes=wishes, now=NOW)
+    return [
+        Issued(ticket.ticket_id, issuing.code_of(event_id=event.id, ticket_id=ticket.ticket_id))
+        for ticket in tickets
+    ]
+
+
+def attempt(device: Device, code: str, nonce: str, direction: Direction = Direction.ENTRY) -> admission.Scan:
+    return admission.Scan(code, nonce, NOW, direction, device.gate_id, device.id)
+
+
+def admit(device: Device, *scans: admission.Scan, now: datetime = NOW) -> list[admission.Answer]:
+    event = device.gate.event
+    window = EventWindow(event.doors_at, event.ends_at, event.zone)
+    return admission.admit(event_id=event.id, window=window, scans=scans, now=now)
+
+
+def verdicts(answers: list[admission.Answer]) -> list[tuple[str, str | None, bool]]:
+    return [(answer.stored.verdict, answer.stored.reason, answer.replayed) for answer in answers]
