@@ -1,11 +1,13 @@
-"""Headers that every response carries."""
+"""What every response has in common."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
+
+from core.errors import error_response
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -25,3 +27,19 @@ class ContentSecurityPolicy:
         response = self.get_response(request)
         response.headers.setdefault("Content-Security-Policy", POLICY)
         return response
+
+
+class MethodNotAllowed:
+    """Give 405 the shape that all errors have; Django and ninja answer it in plain text."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        if not isinstance(response, HttpResponseNotAllowed):
+            return response
+        allowed = response["Allow"]
+        answer = error_response(405, "method_not_allowed", f"This address answers to {allowed}.")
+        answer["Allow"] = allowed
+        return answer

@@ -28,12 +28,15 @@ class JsonParser(Parser):
         """Return the parsed body.
 
         Raises:
-            HttpError: 400, it is not JSON.
+            HttpError: 400, it is no JSON object.
         """
         try:
-            return json.loads(request.body)
+            body = json.loads(request.body)
         except (ValueError, RecursionError):
             raise HttpError(400, "The body is not JSON.") from None
+        if not isinstance(body, dict):
+            raise HttpError(400, "The body must be a JSON object.")
+        return body
 
 
 api = NinjaAPI(

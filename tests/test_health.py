@@ -1,0 +1,134 @@
+"""Probes answer whoever asks, and the truth."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from django.db import connection
+from django.test import Client
+
+from core import db
+
+PROBES = ["/health/live", "/health/ready", "/health/db"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_database_probe_gives_exactly_the_four_numbers(client):
+    connection.close()
+    db.engine.dispose()
+
+    response = client.get("/health/db")
+
+    assert response.status_code == 200
+    assert response.json() == {"pool_size": 5, "checked_in": 1, "checked_out": 0, "overflow": 0}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_numbers_show_what_others_hold(client):
+    connection.close()
+    db.engine.dispose()
+    held = [db.engine.connect() for _ in range(7)]
+    try:
+        numbers = client.get("/health/db").json()
+    finally:
+        for conn in held:
+            conn.close()
+
+    assert numbers == {"pool_size": 5, "checked_in": 1, "checked_out": 7, "overflow": 3}
+
+
+@pytest.mark.django_db
+def test_a_ready_process_passes_every_check(client):
+    response = client.get("/health/ready")
+
+    assert (response.status_code, response.json()) == (
+        200,
+        {"status": "pass", "checks": {"database": "pass", "migrations": "pass", "signing_keys": "pass"}},
+    )
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize("method", ["get", "head"])
+def test_a_probe_needs_nothing_and_leaves_nothing(probe, slash, method, settings):
+    settings.SECURE_SSL_REDIRECT = True
+    client = Client(headers={"host": "10.0.0.7:81, nonsense"})
+
+    response = getattr(client, method)(probe + slash)
+
+    assert (response.status_code, response["Cache-Control"]) == (200, "no-store")
+    assert not response.cookies
+    assert bool(response.content) == (method == "get")
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_probe_refuses_other_methods(client, probe):
+    response = client.post(probe)
+
+    assert (response.status_code, response["Allow"]) == (405, "GET, HEAD")
+
+
+def test_the_live_probe_does_no_io(client):
+    before = db.pool_stats()
+
+    assert client.get("/health/live").json() == {"status": "pass"}
+    assert db.pool_stats() == before
+
+
+ASK_ALL = """
+import django, json
+django.setup()
+from django.test import Client
+client = Client(raise_request_exception=False, headers={"Authorization": "Bearer qrs_x", "Host": "localhost"})
+for path in PATHS:
+    answer = client.get(path)
+    print(json.dumps([answer.status_code, answer.json(), answer.get("Retry-After")]))
+"""
+
+
+def ask_without_a_database(*paths):
+    environment = {
+        **os.environ,
+        "DATABASE_URL": "postgres://someone:hunter2@127.0.0.1:1/none",
+        "DJANGO_SETTINGS_MODULE": "qrsite.settings",
+    }
+    process = subprocess.run(
+        [sys.executable, "-c", f"PATHS = {paths}{ASK_ALL}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "hunter2" not in process.stdout + process.stderr
+    return [json.loads(line) for line in process.stdout.splitlines()]
+
+
+def test_without_a_database_the_probes_say_so_and_no_more():
+    assert ask_without_a_database(*PROBES) == [
+        [200, {"status": "pass"}, None],
+        [
+            503,
+            {"status": "fail", "checks": {"database": "fail", "migrations": "fail", "signing_keys": "pass"}},
+            "1",
+        ],
+        [
+            503,
+            {
+                "pool_size": 5,
+                "checked_in": 0,
+                "checked_out": 0,
+                "overflow": 0,
+                "error": "The database does not answer.",
+            },
+            "1",
+        ],
+    ]
+
+
+def test_without_a_database_a_request_is_told_when_to_come_back():
+    error = {"code": "database_unavailable", "message": "The database does not answer. Please try again."}
+
+    assert ask_without_a_database("/api/v1/events/x/stats") == [[503, {"error": error}, "1"]]
