@@ -50,7 +50,7 @@ ORDER BY refused DESC, reason;
 -- name: event_by_slug
 -- One row or none: id int, slug text, name text, time_zone text, capacity int or NULL.
 -- Binds: slug text.
--- Index: event_slug_key.
+-- Index: event_slug_once.
 SELECT id, slug, name, time_zone, capacity
   FROM event
  WHERE slug = :slug;

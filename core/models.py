@@ -29,7 +29,7 @@ class PerEventModel(models.Model):
         # A distributed table refuses to change a row's event, and finds the row only if its event is named.
         values = [value for value in values if value[0].attname != "event_id"]
         base_qs = base_qs.filter(event_id=self.event_id)  # type: ignore[attr-defined]
-        return super()._do_update(base_qs, using, pk_val, values, update_fields, forced_update)  # type: ignore[misc,no-any-return]
+        return super()._do_update(base_qs, using, pk_val, values, update_fields, forced_update)
 
 
 def move_primary_key_sql(table: str) -> tuple[str, str]:

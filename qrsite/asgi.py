@@ -36,7 +36,7 @@ class FrontDoor:
     """Bound what clients can make this process hold: bodies, and requests that wait for a thread."""
 
     def __init__(self) -> None:
-        self._django = WSGIMiddleware(cast("Any", django_application), workers=THREADS)
+        self._django: Any = WSGIMiddleware(cast("Any", django_application), workers=THREADS)
         self._inside = 0
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:

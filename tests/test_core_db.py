@@ -23,23 +23,23 @@ BACKEND_PID = "SELECT pg_backend_pid()"
 CAP = settings.POOL_SIZE + settings.POOL_MAX_OVERFLOW
 
 
-def orm_pid() -> int:
+def orm_pid():
     with connection.cursor() as cursor:
         cursor.execute(BACKEND_PID)
         return cursor.fetchone()[0]
 
 
-def raw_pid() -> int:
+def raw_pid():
     with db.begin() as conn:
         return conn.exec_driver_sql(BACKEND_PID).scalar_one()
 
 
-def events_named(name: str) -> int:
+def events_named(name):
     with db.begin() as conn:
         return conn.exec_driver_sql("SELECT count(*) FROM event WHERE name = %s", (name,)).scalar_one()
 
 
-def server_connections() -> int:
+def server_connections():
     """Connections that the server has of this process, asked outside the pool."""
     outside = psycopg2.connect(**connection.get_connection_params(), application_name="the test's own")
     try:

@@ -43,18 +43,11 @@ def issue(*, event_id: int, wishes: Sequence[Wish], now: datetime) -> list[queri
         capacity = queries.lock_event(conn, event_id=event_id)
         before = queries.valid_tickets(conn, event_id=event_id) if capacity is not None else 0
         queries.insert_tickets(conn, event_id=event_id, tickets=new, issued_at=now)
-        issued = queries.tickets_issued(
-            conn, event_id=event_id, ticket_ids=[ticket.ticket_id for ticket in new], references=references
-        )
+        kept = queries.tickets_by_reference(conn, event_id=event_id, references=references)
         if capacity is not None and queries.valid_tickets(conn, event_id=event_id) > max(capacity, before):
             left = max(capacity - before, 0)
             raise CapacityExceeded(f"The event admits {capacity}; {left} more can be issued.", left=left)
-    by_reference = {ticket.reference: ticket for ticket in issued}
-    by_id = {ticket.ticket_id: ticket for ticket in issued}
-    return [
-        by_id[ticket.ticket_id] if ticket.reference is None else by_reference[ticket.reference]
-        for ticket in new
-    ]
+    return [ticket if ticket.reference is None else kept[ticket.reference] for ticket in new]
 
 
 def code_of(*, event_id: int, ticket_id: int) -> str:

@@ -32,7 +32,7 @@ class Event(models.Model):
 
     id = models.AutoField(primary_key=True)  # the event number in the code: 4 bytes
     name = models.CharField(max_length=200)
-    slug = models.SlugField(max_length=80, unique=True, help_text="its name in addresses")
+    slug = models.SlugField(max_length=80, db_index=False, help_text="its name in addresses")
     time_zone = models.CharField(
         max_length=64, validators=[validate_time_zone], help_text="of the venue, e.g. Europe/Berlin"
     )
@@ -47,6 +47,7 @@ class Event(models.Model):
         db_table = "event"
         ordering = ("-starts_at",)
         constraints = (
+            models.UniqueConstraint(fields=["slug"], name="event_slug_once"),
             models.CheckConstraint(
                 condition=Q(doors_at__lte=F("starts_at"), starts_at__lt=F("ends_at")),
                 name="event_doors_start_end_in_order",

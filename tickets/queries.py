@@ -82,15 +82,14 @@ def insert_tickets(
     conn.execute(_STATEMENTS["insert_tickets"], {"event_id": event_id, "issued_at": issued_at, **columns})
 
 
-def tickets_issued(
-    conn: Connection, *, event_id: int, ticket_ids: Iterable[int], references: Iterable[str]
-) -> list[NewTicket]:
-    """Return the tickets that have one of these ids or references, by id."""
+def tickets_by_reference(
+    conn: Connection, *, event_id: int, references: Iterable[str]
+) -> dict[str, NewTicket]:
+    """Return the event's tickets that have one of these references, by reference."""
     rows = conn.execute(
-        _STATEMENTS["tickets_issued"],
-        {"event_id": event_id, "ticket_ids": list(ticket_ids), "references": list(references)},
+        _STATEMENTS["tickets_by_reference"], {"event_id": event_id, "references": list(references)}
     )
-    return [NewTicket(*row) for row in rows]
+    return {row.reference: NewTicket(*row) for row in rows}
 
 
 def valid_tickets(conn: Connection, *, event_id: int) -> int:

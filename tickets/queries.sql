@@ -74,15 +74,14 @@ INSERT INTO ticket (event_id, id, holder, email, kind, reference, issued_at, ins
    ORDER BY reference, id
 ON CONFLICT (event_id, reference) DO NOTHING;
 
--- name: tickets_issued
--- One row per ticket that has one of these ids or references: ticket_id bigint, holder, email, kind text,
--- reference text or NULL.
--- Binds: event_id int, ticket_ids bigint[], references text[].
--- Index: ticket_pkey, ticket_reference_once_per_event.
+-- name: tickets_by_reference
+-- One row per ticket that has one of these references: ticket_id bigint, holder, email, kind, reference text.
+-- Binds: event_id int, references text[].
+-- Index: ticket_reference_once_per_event.
   SELECT id AS ticket_id, holder, email, kind, reference
     FROM ticket
    WHERE event_id = :event_id
-     AND (id = ANY(CAST(:ticket_ids AS bigint[])) OR reference = ANY(CAST(:references AS text[])))
+     AND reference = ANY(CAST(:references AS text[]))
 ORDER BY id;
 
 -- name: valid_tickets

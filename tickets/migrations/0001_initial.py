@@ -35,7 +35,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.AutoField(primary_key=True, serialize=False)),
                 ('name', models.CharField(max_length=200)),
-                ('slug', models.SlugField(help_text='its name in addresses', max_length=80, unique=True)),
+                ('slug', models.SlugField(db_index=False, help_text='its name in addresses', max_length=80)),
                 ('time_zone', models.CharField(help_text='of the venue, e.g. Europe/Berlin', max_length=64, validators=[tickets.models.validate_time_zone])),
                 ('doors_at', models.DateTimeField(help_text='tickets are admitted from here on', verbose_name='doors open at')),
                 ('starts_at', models.DateTimeField()),
@@ -45,7 +45,7 @@ class Migration(migrations.Migration):
             options={
                 'db_table': 'event',
                 'ordering': ('-starts_at',),
-                'constraints': [models.CheckConstraint(condition=models.Q(('doors_at__lte', models.F('starts_at')), ('starts_at__lt', models.F('ends_at'))), name='event_doors_start_end_in_order', violation_error_message='Doors open first, then it starts, then it ends.')],
+                'constraints': [models.UniqueConstraint(fields=('slug',), name='event_slug_once'), models.CheckConstraint(condition=models.Q(('doors_at__lte', models.F('starts_at')), ('starts_at__lt', models.F('ends_at'))), name='event_doors_start_end_in_order', violation_error_message='Doors open first, then it starts, then it ends.')],
             },
         ),
         migrations.CreateModel(
