@@ -19,7 +19,7 @@ ON CONFLICT (event_id, nonce) DO NOTHING
 -- name: event_totals
 -- One row: issued, void, admitted, inside, scans, entries, exits: bigint (counts). All of one snapshot.
 -- Binds: event_id int.
--- Index: ticket_pkey, ticket_scans_pkey.
+-- Index: any that begins with event_id: it reads the event's rows.
 SELECT issued, void, admitted, inside, scans, entries, exits
   FROM (SELECT count(*) AS issued,
                count(voided_at) AS void,
@@ -39,7 +39,7 @@ SELECT issued, void, admitted, inside, scans, entries, exits
 -- name: refusals_by_reason
 -- One row per reason that occurred: reason text, refused bigint (count); the most frequent first.
 -- Binds: event_id int.
--- Index: ticket_scans_pkey.
+-- Index: any that begins with event_id: it reads the event's rows.
   SELECT reason, count(*) AS refused
     FROM ticket_scans
    WHERE event_id = :event_id

@@ -5,6 +5,7 @@ from importlib.resources import files
 
 import pytest
 import sqlalchemy
+from django.db import connection
 from sqlalchemy.dialects import postgresql
 
 from core import db, sql
@@ -51,20 +52,39 @@ def hot_tables(text):
     return set(re.findall(r"\b(?:FROM|JOIN|UPDATE|INTO)\s+(\w+)", text)) & HOT
 
 
-@pytest.mark.django_db
+@pytest.fixture
+def plenty(db):
+    """Enough rows that the planner would notice a missing index: on empty tables it takes any."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO event (id, name, slug, time_zone, doors_at, starts_at, ends_at)
+                 SELECT e, 'Event', 'e' || e, 'UTC', now(), now(), now() + interval '1 hour'
+                   FROM generate_series(1, 1000) AS e;
+            INSERT INTO gate (id, event_id, name) SELECT e, e, 'Gate' FROM generate_series(1, 1000) AS e;
+            INSERT INTO ticket (event_id, id, holder, email, kind, reference, issued_at, inside)
+                 SELECT n % 40 + 1, n, 'Ada', '', '', 'r' || n, now(), FALSE FROM generate_series(1, 8000) AS n;
+            INSERT INTO ticket_scans (event_id, ticket_id, gate_id, device_id, nonce, direction, verdict, reason,
+                                      scanned_at, recorded_at, offline)
+                 SELECT event_id, id, event_id, 1, 'n' || id, 'entry', 'refused', 'void', now(), now(), FALSE
+                   FROM ticket;
+            ANALYZE event, gate, ticket, ticket_scans
+            """
+        )
+
+
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_every_statement_is_planned_with_the_index_that_its_header_names(name):
+def test_every_statement_is_planned_with_the_index_that_its_header_names(name, plenty):
     statement = STATEMENTS[name]
     binds = {bind: BINDS[bind] for bind in statement.compile(dialect=postgresql.dialect()).params}
 
     with db.begin() as conn:
-        # Tables are empty here: without this the planner reads them whole.
-        conn.exec_driver_sql("SET LOCAL enable_seqscan = off")
         rows = conn.execute(sqlalchemy.text(f"EXPLAIN {statement.text}"), binds)
         plan = "\n".join(row[0] for row in rows)
 
     used = set(re.findall(r"(?:using|Index Scan on|Arbiter Indexes:) (\w+)", plan))
     assert indexes_named(name) <= used, plan
+    assert "Seq Scan" not in plan
 
 
 @pytest.mark.parametrize("name", STATEMENTS)

@@ -87,7 +87,7 @@ ORDER BY id;
 -- name: valid_tickets
 -- One row: tickets bigint (count), those that are neither void nor transferred.
 -- Binds: event_id int.
--- Index: ticket_pkey.
+-- Index: any that begins with event_id: it reads the event's rows.
 SELECT count(*) AS tickets
   FROM ticket
  WHERE event_id = :event_id

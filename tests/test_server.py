@@ -1,0 +1,292 @@
+"""The real thing: `manage.py serve --demo` with two processes, its own PostgreSQL, and clients that hurry."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psycopg2
+import pytest
+
+CAP = 2 * 15
+STOP_WITHIN_S = 10
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """One `serve --demo`, on a port and a var/ of its own."""
+
+    def __init__(self, var):
+        self.var = var
+        self.port = free_port()
+        self.log = (var.parent / f"{self.port}.log").open("w+")
+        environment = {**os.environ, "VAR_DIR": str(var), "PORT": str(self.port)}
+        for name in ("DATABASE_URL", "DJANGO_SETTINGS_MODULE"):
+            environment.pop(name, None)
+        self.process = subprocess.Popen(
+            [sys.executable, "manage.py", "serve", "--demo"],
+            env=environment,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.wait_until_ready()
+        self.demo = json.loads((var / "demo.json").read_text())
+        self.device = {"Authorization": f"Bearer {self.demo['device_token']}"}
+        self.service = {"Authorization": f"Bearer {self.demo['service_token']}"}
+
+    def output(self):
+        self.log.flush()
+        self.log.seek(0)
+        return self.log.read()
+
+    def wait_until_ready(self, within_s=60):
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.output()
+            try:
+                if httpx.get(f"{self.url}/health/ready").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.05)
+        raise AssertionError(self.output())
+
+    def scan(self, client, code, nonce=None):
+        body = {"code": code, "nonce": nonce or uuid.uuid4().hex}
+        return client.post(f"{self.url}/api/v1/scans", json=body, headers=self.device)
+
+    def issue(self, number):
+        body = {"tickets": [{"holder": f"Guest {index}"} for index in range(number)]}
+        url = f"{self.url}/api/v1/events/demo/tickets"
+        answer = httpx.post(url, json=body, headers=self.service)
+        assert answer.status_code == 201
+        return [ticket["code"] for ticket in answer.json()["tickets"]]
+
+    def ask(self, question):
+        connection = psycopg2.connect(self.demo["database_url"].replace("postgres://", "postgresql://"))
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(question)
+                return cursor.fetchall()
+        finally:
+            connection.close()
+
+    def stop(self):
+        """Press Ctrl-C, as a terminal does: for the whole foreground group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        self.process.wait(STOP_WITHIN_S)
+        output = self.output()
+        self.log.close()
+        return output
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    running = Server(tmp_path_factory.mktemp("server") / "var")
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
+def test_the_demo_file_holds_what_a_newcomer_needs_and_only_the_owner_reads_it(server):
+    path = server.var / "demo.json"
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert sorted(server.demo) == [
+        "admin_password",
+        "admin_url",
+        "admin_user",
+        "base_url",
+        "database_url",
+        "device_token",
+        "event",
+        "sample_codes",
+        "service_token",
+    ]
+    assert len(server.demo["sample_codes"]) >= 20
+    assert server.ask("SELECT count(*) FROM ticket WHERE admitted_at IS NULL")[0][0] >= 20
+
+
+def test_a_newcomers_first_scans(server):
+    code = server.demo["sample_codes"][0]
+    nonce = uuid.uuid4().hex
+    with httpx.Client() as client:
+        first = server.scan(client, code, nonce).json()
+        second = server.scan(client, code).json()
+        again = server.scan(client, code, nonce).json()
+        stats = client.get(f"{server.url}/api/v1/events/demo/stats", headers=server.service).json()
+        numbers = client.get(f"{server.url}/health/db").json()
+
+    assert (first["verdict"], first["replayed"]) == ("admitted", False)
+    assert (second["verdict"], second["reason"]) == ("refused", "already_admitted")
+    assert (second["first_admitted_at"], second["first_gate"]) == (first["first_admitted_at"], "Main gate")
+    assert again == {**first, "replayed": True}
+    assert (stats["admitted"], stats["refused_by_reason"]) == (1, {"already_admitted": 1})
+    assert sorted(numbers) == ["checked_in", "checked_out", "overflow", "pool_size"]
+
+
+def test_of_64_parallel_scans_of_one_ticket_over_two_processes_exactly_one_is_admitted(server):
+    [code] = server.issue(1)
+    together = threading.Barrier(64, timeout=20)
+
+    def scan(_index):
+        with httpx.Client() as client:
+            client.get(f"{server.url}/health/live")
+            together.wait()
+            return server.scan(client, code).json()
+
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(scan, range(64)))
+
+    assert Counter(answer["reason"] for answer in answers) == {None: 1, "already_admitted": 63}
+    assert len({answer["first_admitted_at"] for answer in answers}) == 1
+
+
+def test_200_clients_and_an_admin_never_hold_more_connections_than_the_pools_allow(server):
+    codes = server.issue(600)
+    done = threading.Event()
+    seen = []
+
+    def watch():
+        while not done.is_set():
+            seen.append(
+                server.ask("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'qrsite:%'")[0][
+                    0
+                ]
+            )
+
+    def click_through_the_admin():
+        with httpx.Client(base_url=server.url, follow_redirects=True) as client:
+            client.get("/admin/login/")
+            form = {
+                "username": server.demo["admin_user"],
+                "password": server.demo["admin_password"],
+                "csrfmiddlewaretoken": client.cookies["csrftoken"],
+            }
+            assert client.post("/admin/login/?next=/admin/", data=form).status_code == 200
+            pages = ["", "tickets/ticket/", "analytics/scan/", "tickets/event/", "tickets/device/"]
+            while not done.is_set():
+                assert {client.get(f"/admin/{page}").status_code for page in pages} == {200}
+
+    def scan(index):
+        with httpx.Client(timeout=30) as client:
+            return [server.scan(client, code).json()["verdict"] for code in codes[index * 3 : index * 3 + 3]]
+
+    with ThreadPoolExecutor(202) as pool:
+        others = [pool.submit(watch), pool.submit(click_through_the_admin)]
+        answers = [verdict for verdicts in pool.map(scan, range(200)) for verdict in verdicts]
+        done.set()
+        for other in others:
+            other.result()
+
+    assert Counter(answers) == {"admitted": 600}
+    assert 0 < max(seen) <= CAP
+
+
+ODD_REQUESTS = {
+    "a query that is not ASCII": (
+        "GET /api/v1/tickets/1?x=é HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(),
+        b" 401 ",
+    ),
+    "a query that is not UTF-8": (b"GET /admin/?x=\xff HTTP/1.1\r\nHost: localhost\r\n\r\n", b" 400 "),
+    "a path that is not UTF-8": (b"GET /admin/\xff/%ff%00 HTTP/1.1\r\nHost: localhost\r\n\r\n", b" 4"),
+    "an unknown host": (b"GET /admin/ HTTP/1.1\r\nHost: evil.example\r\n\r\n", b" 400 "),
+    "a probe of an unknown host": (b"GET /health/db HTTP/1.1\r\nHost: evil.example\r\n\r\n", b" 200 "),
+    "a probe without its body": (b"HEAD /health/db/ HTTP/1.1\r\nHost: x\r\n\r\n", b" 200 "),
+    "a header that is not ASCII": (
+        b"GET /api/v1/tickets/1 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer \xff\xfe\r\n\r\n",
+        b" 401 ",
+    ),
+    "too much": (
+        b"POST /api/v1/scans HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\n"
+        + b"x" * 3_000_000,
+        b" 413 ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("request_bytes", "status"), ODD_REQUESTS.values(), ids=ODD_REQUESTS)
+def test_odd_requests_get_an_answer_and_never_a_500(server, request_bytes, status):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(request_bytes)
+        answer = client.recv(65536)
+
+    assert status in answer.partition(b"\r\n")[0]
+
+
+def test_a_client_that_sends_slowly_keeps_no_thread(server):
+    head = b"POST /admin/login/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+    slow = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(60)]
+    try:
+        for client in slow:
+            client.sendall(head)
+        with httpx.Client(timeout=5) as client:
+            assert server.scan(client, "x").json()["reason"] == "unreadable"
+    finally:
+        for client in slow:
+            client.close()
+
+
+def test_a_second_start_seeds_nothing_again_and_ctrl_c_stops_everything(tmp_path):
+    first = Server(tmp_path / "var")
+    with httpx.Client() as client:
+        first.scan(client, first.demo["sample_codes"][0])
+    before = first.ask("SELECT (SELECT count(*) FROM ticket), (SELECT count(*) FROM device)")
+    postmaster = int((tmp_path / "var/postgres/data/postmaster.pid").read_text().split()[0])
+    output = first.stop()
+
+    second = Server(tmp_path / "var")
+    after = second.ask("SELECT (SELECT count(*) FROM ticket), (SELECT count(*) FROM device)")
+    kept = ("admin_password", "device_token", "service_token")
+    second.stop()
+
+    assert "embedded PostgreSQL stopped" in output
+    with pytest.raises(ProcessLookupError):
+        os.kill(postmaster, 0)
+    assert before == after
+    assert [second.demo[name] for name in kept] == [first.demo[name] for name in kept]
+    assert first.demo["sample_codes"][0] not in second.demo["sample_codes"]
+    assert second.process.returncode == 0
+
+
+def test_a_port_that_is_taken_is_one_line(server):
+    environment = {**os.environ, "VAR_DIR": str(server.var), "PORT": str(server.port)}
+
+    process = subprocess.run(
+        [sys.executable, "manage.py", "serve"], env=environment, capture_output=True, text=True, timeout=60
+    )
+
+    assert process.returncode == 1
+    assert "set PORT to a free one" in process.stderr
+    assert process.stderr.count("\n") == 1
+
+
+def test_processes_that_could_not_all_connect_are_refused(server):
+    environment = {
+        **os.environ,
+        "VAR_DIR": str(server.var),
+        "PORT": str(free_port()),
+        "WEB_CONCURRENCY": "50",
+    }
+
+    process = subprocess.run(
+        [sys.executable, "manage.py", "serve"], env=environment, capture_output=True, text=True, timeout=60
+    )
+
+    assert process.returncode == 1
+    assert "50 processes of up to 15 connections need 750, but PostgreSQL allows 97" in process.stderr
