@@ -1,0 +1,1 @@
+"""Timings, outside the tests: each prints one line of JSON."""

@@ -1,0 +1,115 @@
+"""What the documents say is so."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.core.management import get_commands
+from nacl.signing import SigningKey, VerifyKey
+
+from qrsite.api import api
+from tickets import codes
+from tickets.rules import REASONS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+VECTORS = json.loads(
+    re.search(r"```json\n(.*?)```", (ROOT / "docs/code-format.md").read_text(), re.DOTALL)[1]
+)
+
+
+def table_cells(text, heading):
+    section = re.split(r"^## ", text.partition(f"## {heading}\n")[2], flags=re.MULTILINE)[0]
+    return [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+
+
+def test_every_variable_is_in_the_table_and_only_those():
+    source = (ROOT / "qrsite/settings.py").read_text()
+    read = set(re.findall(r'(?:env\.\w+|whole_number|yes_or_no)\(\s*"(\w+)"', source))
+
+    assert {cells[0].strip("`") for cells in table_cells(README, "Settings")} == read
+
+
+def test_the_defaults_in_the_table_are_the_settings():
+    defaults = {cells[0].strip("`"): cells[1] for cells in table_cells(README, "Settings")}
+    source = (ROOT / "qrsite/settings.py").read_text()
+    numbers = dict(re.findall(r'whole_number\("(\w+)", default=(\d+)', source))
+
+    assert {name: defaults[name] for name in numbers} == numbers
+
+
+def test_every_address_of_the_api_is_in_the_table():
+    documented = " ".join(cells[0] for cells in table_cells(README, "Addresses"))
+
+    for path in api.get_openapi_schema()["paths"]:
+        tail = path.replace("{ticket_id}", "{id}")
+        assert tail in documented or "…/" + tail.rpartition("/")[2] in documented, path
+
+
+def test_every_command_of_the_makefile_is_in_the_table():
+    targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    documented = re.findall(r"`make (\w+)`", README)
+
+    assert set(documented) <= set(targets)
+    assert set(targets) - set(documented) <= {"help", "setup"}
+
+
+def test_every_command_of_ours_is_in_the_table():
+    ours = {name for name, app in get_commands().items() if app in {"qrsite", "tickets", "analytics", "core"}}
+
+    assert ours == set(re.findall(r"^\| `manage.py (\w+)` \|", README, re.MULTILINE))
+
+
+def test_ci_runs_the_readmes_test_command():
+    assert "\nmake test\n" in (ROOT / ".ci/run").read_text()
+    assert "$ make test\n" in README
+
+
+def test_links_lead_somewhere():
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_table_of_reasons_is_the_one_in_the_code_in_order():
+    table = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/scanning.md").read_text(), re.MULTILINE)
+
+    assert tuple(table) == REASONS
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+def test_the_vectors_of_the_code_format_hold(vector):
+    key = SigningKey(bytes.fromhex(vector["seed"]))
+    ref = codes.TicketRef(vector["event"], vector["ticket"])
+    public = VerifyKey(bytes.fromhex(vector["public_key"]))
+
+    assert codes.make(ref, key_id=vector["key_id"], key=key) == vector["code"]
+    assert codes.read(vector["code"], {vector["key_id"]: public}) == ref
+
+
+def test_every_decision_has_its_number_and_its_parts():
+    pages = sorted((ROOT / "docs/adr").glob("*.md"))
+
+    assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
+    for page in pages:
+        text = page.read_text()
+        assert re.findall(r"^## (\w+)", text, re.MULTILINE) == ["Context", "Decision", "Consequences"], (
+            page.name
+        )
+        assert text.count("\n") <= 40, page.name
+
+
+def test_every_requirement_is_pinned_and_says_why():
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (ROOT / name).read_text().splitlines():
+            assert line.startswith(("#", "-r ")) or re.match(r"[\w-]+==\S+ +# \w", line), line
+
+
+def test_the_bench_explains_itself():
+    command = [sys.executable, "-m", "bench.spike", "--help"]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert "--clients" in process.stdout
