@@ -7,7 +7,8 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
@@ -33,6 +34,16 @@ class EventAdmin(admin.ModelAdmin):
     prepopulated_fields = {"slug": ("name",)}
     date_hierarchy = "starts_at"
     inlines = (GateInline,)
+
+
+@admin.register(Gate)
+class GateAdmin(admin.ModelAdmin):
+    """Where tickets are scanned."""
+
+    list_display = ("name", "event")
+    list_select_related = ("event",)
+    list_filter = ("event",)
+    search_fields = ("name",)
 
 
 class TokenAdmin(admin.ModelAdmin):
@@ -126,10 +137,22 @@ class TicketAdmin(admin.ModelAdmin):
         """Tickets are voided: their scans stay."""
         return False
 
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Say why a ticket can't be issued, instead of failing."""
+        try:
+            return super().changeform_view(request, *args, **kwargs)
+        except issuing.CapacityExceeded as error:
+            self.message_user(request, str(error), messages.ERROR)
+            return redirect(request.path)
+
     def save_model(self, request: HttpRequest, obj: Ticket, form: Any, change: bool) -> None:
-        """Store "no reference" as NULL: empty text could stand only once."""
+        """Issue a new ticket as the API does: within the capacity, once per reference."""
         obj.reference = obj.reference or None
-        super().save_model(request, obj, form, change)
+        if change:
+            return super().save_model(request, obj, form, change)
+        wish = issuing.Wish(obj.holder, obj.email, obj.kind, obj.reference)
+        [issued] = issuing.issue(event_id=obj.event_id, wishes=[wish], now=timezone.now())
+        obj.id = issued.ticket_id
 
     @admin.display
     def state(self, ticket: Ticket) -> str:
