@@ -16,9 +16,8 @@ from tickets.rules import REASONS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-VECTORS = json.loads(
-    re.search(r"```json\n(.*?)```", (ROOT / "docs/code-format.md").read_text(), re.DOTALL)[1]
-)
+[_vectors] = re.findall(r"```json\n(.*?)```", (ROOT / "docs/code-format.md").read_text(), re.DOTALL)
+VECTORS = json.loads(_vectors)
 
 
 def table_cells(text, heading):

@@ -45,6 +45,10 @@ class GateAdmin(admin.ModelAdmin):
     list_filter = ("event",)
     search_fields = ("name",)
 
+    def get_readonly_fields(self, request: HttpRequest, obj: Gate | None = None) -> tuple[str, ...]:
+        """Keep a gate with its event: its scans are that event's."""
+        return ("event",) if obj else ()
+
 
 class TokenAdmin(admin.ModelAdmin):
     """Things with a token: it is made on saving, shown once, and revoked, never deleted."""

@@ -1,0 +1,144 @@
+"""The front door: what it lets in, and what it refuses before a thread is spent."""
+
+import asyncio
+import json
+import threading
+
+import pytest
+
+from qrsite import asgi
+
+SCOPE = {
+    "type": "http",
+    "http_version": "1.1",
+    "method": "GET",
+    "path": "/health/live",
+    "query_string": b"",
+    "headers": [(b"host", b"localhost")],
+}
+
+
+def chunks(*bodies, then=None):
+    """A client that sends these bodies, and then waits or goes away."""
+    messages = [{"type": "http.request", "body": body, "more_body": True} for body in bodies]
+    if then:
+        messages.append(then)
+
+    async def receive():
+        if messages:
+            return messages.pop(0)
+        return await asyncio.Event().wait()
+
+    return receive
+
+
+END = {"type": "http.request", "body": b"", "more_body": False}
+GONE = {"type": "http.disconnect"}
+
+
+async def ask(door, receive, **scope):
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    await door({**SCOPE, **scope}, receive, send)
+    if not sent:
+        return None
+    body = b"".join(message.get("body", b"") for message in sent[1:])
+    return sent[0]["status"], json.loads(body), dict(sent[0]["headers"])
+
+
+def refusal(answer):
+    return answer[0], answer[1]["error"]["code"]
+
+
+def test_a_request_in_pieces_arrives_whole():
+    answer = asyncio.run(ask(asgi.FrontDoor(), chunks(b"a", b"b", then=END)))
+
+    assert answer[:2] == (200, {"status": "pass"})
+
+
+def test_a_body_that_does_not_end_is_cut_at_the_limit():
+    mebibyte = b"x" * 2**20
+
+    answer = asyncio.run(ask(asgi.FrontDoor(), chunks(mebibyte, mebibyte, mebibyte), method="POST"))
+
+    assert refusal(answer) == (413, "too_large")
+
+
+def test_a_body_that_does_not_come_is_given_up(monkeypatch):
+    monkeypatch.setattr(asgi, "BODY_TIMEOUT_S", 0.05)
+
+    answer = asyncio.run(ask(asgi.FrontDoor(), chunks(b"a"), method="POST"))
+
+    assert refusal(answer) == (408, "timeout")
+
+
+def test_a_client_that_goes_away_is_not_answered():
+    assert asyncio.run(ask(asgi.FrontDoor(), chunks(b"a", then=GONE), method="POST")) is None
+
+
+def test_what_is_not_http_is_left_alone():
+    assert asyncio.run(ask(asgi.FrontDoor(), chunks(), type="lifespan")) is None
+
+
+def test_beyond_its_bound_the_door_says_when_to_come_back_and_then_goes_on(monkeypatch):
+    monkeypatch.setattr(asgi, "MAX_WAITING", 1 - asgi.THREADS)
+    door = asgi.FrontDoor()
+
+    async def two_at_once():
+        waiting = asyncio.create_task(ask(door, chunks(b"a")))
+        await asyncio.sleep(0)
+        refused = await ask(door, chunks(then=END))
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        return refused, await ask(door, chunks(then=END))
+
+    refused, after = asyncio.run(two_at_once())
+
+    assert refusal(refused) == (503, "overloaded")
+    assert refused[2][b"retry-after"] == b"1"
+    assert after[0] == 200
+
+
+def test_django_runs_on_fewer_threads_than_there_are_connections():
+    gate = threading.Event()
+    running = []
+
+    def slow(environ, start_response):
+        running.append(threading.get_ident())
+        gate.wait(10)
+        start_response("200 OK", [])
+        return [b"{}"]
+
+    door = asgi.FrontDoor()
+    door._django.app = slow
+
+    async def many():
+        asks = [asyncio.create_task(ask(door, chunks(then=END))) for _ in range(40)]
+        while len(running) < asgi.THREADS:
+            await asyncio.sleep(0.01)
+        at_once = len(running)
+        gate.set()
+        return at_once, [answer[0] for answer in await asyncio.gather(*asks)]
+
+    assert asyncio.run(many()) == (10, [200] * 40)
+
+
+@pytest.mark.parametrize(
+    ("raw", "arrives"), [(b"a=1&b=%20", "a=1&b=%20"), ("ä=\x80".encode(), "%C3%A4=%C2%80")]
+)
+def test_a_query_reaches_django_as_ascii(raw, arrives):
+    door = asgi.FrontDoor()
+    seen = []
+
+    def look(environ, start_response):
+        seen.append(environ["QUERY_STRING"])
+        start_response("200 OK", [])
+        return [b"{}"]
+
+    door._django.app = look
+    asyncio.run(ask(door, chunks(then=END), query_string=raw))
+
+    assert seen == [arrives]
