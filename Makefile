@@ -38,7 +38,8 @@ clean:  ## Remove the environment and caches; var/ with the data stays
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	 || { echo "qrsite needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 run" >&2; exit 1; }
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv \
+	 || { rm -rf .venv; echo "$(PYTHON) can't make a venv: install it (Debian: python3-venv)" >&2; exit 1; }
 
 .venv/runtime: requirements.txt | .venv/bin/python
 	@echo "Installing into .venv …"

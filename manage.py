@@ -12,11 +12,13 @@ def main() -> None:
     from django.core.management import execute_from_command_line
     from django.db import OperationalError
 
+    from core.errors import QrsiteError
+
     try:
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
         _stop(error, exit_code=2)
-    except OperationalError as error:
+    except (OperationalError, QrsiteError) as error:
         _stop(error, exit_code=1)
 
 

@@ -8,10 +8,11 @@ from django.contrib import admin
 from django.http import HttpRequest
 
 from analytics.models import Scan
+from core.admin import CarefulAdmin
 
 
 @admin.register(Scan)
-class ScanAdmin(admin.ModelAdmin):
+class ScanAdmin(CarefulAdmin):
     """Every attempt; nobody adds, changes or deletes one here."""
 
     list_display = (

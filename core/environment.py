@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+from psycopg2 import ProgrammingError
+from psycopg2.extensions import make_dsn
 
 DATABASE_URL_FORM = "postgres://user:password@host:5432/name"
 
 env = environ.Env()
 
 
-def whole_number(name: str, *, default: int, minimum: int) -> int:
-    """Return the variable as an integer of at least `minimum`."""
+def whole_number(name: str, *, default: int, minimum: int, maximum: int = 2**31 - 1) -> int:
+    """Return the variable as an integer from `minimum` to `maximum`."""
     text = os.environ.get(name, "").strip()
     if not text:
         return default
-    if not (text.isascii() and text.isdigit()) or int(text) < minimum:
-        raise ImproperlyConfigured(f"{name} must be a whole number of at least {minimum}, not {text!r}.")
+    if not re.fullmatch("[0-9]{1,10}", text) or not minimum <= int(text) <= maximum:
+        limits = f"from {minimum} to {maximum}" if maximum < 2**31 - 1 else f"of at least {minimum}"
+        raise ImproperlyConfigured(f"{name} must be a whole number {limits}, not {text[:40]!r}.")
     return int(text)
 
 
@@ -48,6 +52,10 @@ def parse_database_url(url: str) -> dict[str, Any]:
     name = unquote(parts.path.removeprefix("/"))
     if parts.scheme not in {"postgres", "postgresql"} or not name or "/" in name:
         raise ImproperlyConfigured(f"DATABASE_URL is not a PostgreSQL URL: write it as {DATABASE_URL_FORM}.")
+    try:
+        make_dsn(**query)
+    except ProgrammingError as error:
+        raise ImproperlyConfigured(f"DATABASE_URL: {error}") from None
     return {
         "NAME": name,
         "USER": unquote(parts.username or query.pop("user", "")),

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views import defaults
 
 RETRY_AFTER_S = 1
 
@@ -37,8 +38,22 @@ def unexpected(error: BaseException | None) -> JsonResponse:
     return error_response(500, "internal", "Something went wrong on our side. It has been logged.")
 
 
-def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+def is_for_api(request: HttpRequest) -> bool:
+    """Tell a machine's request from a person's, who gets a page."""
+    return request.path_info.startswith("/api/")
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Answer a request that Django itself refused (its handler400): an unknown host, say."""
+    if not is_for_api(request):
+        return defaults.bad_request(request, exception)
+    return error_response(400, "malformed", "This request is malformed, or its Host is none of ours.")
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Answer an address that doesn't exist (Django's handler404)."""
+    if not is_for_api(request):
+        return defaults.page_not_found(request, exception)
     return error_response(404, "not_found", "There is nothing at this address.")
 
 

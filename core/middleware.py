@@ -7,7 +7,7 @@ from collections.abc import Callable
 from django.http import HttpRequest, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
 
-from core.errors import error_response
+from core.errors import error_response, is_for_api
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -17,8 +17,8 @@ POLICY = (
 )
 
 
-class ContentSecurityPolicy:
-    """Let pages load nothing from other hosts and run no inline script."""
+class ResponseHeaders:
+    """Let pages load nothing from other hosts and run no inline script; let nobody keep what the API said."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
@@ -26,6 +26,9 @@ class ContentSecurityPolicy:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
         response.headers.setdefault("Content-Security-Policy", POLICY)
+        if is_for_api(request):
+            # Whoever has a code has the ticket.
+            response.headers.setdefault("Cache-Control", "private, no-store")
         return response
 
 

@@ -22,20 +22,13 @@ log = logging.getLogger(__name__)
 
 
 class JsonParser(Parser):
-    """Read JSON bodies; nesting deep enough to exhaust the stack is as malformed as a missing brace."""
+    """Read bodies that are JSON objects; all of ours are."""
 
     def parse_body(self, request: HttpRequest) -> Any:
-        """Return the parsed body.
-
-        Raises:
-            HttpError: 400, it is no JSON object.
-        """
-        try:
-            body = json.loads(request.body)
-        except (ValueError, RecursionError):
-            raise HttpError(400, "The body is not JSON.") from None
+        """Return the parsed body; ninja makes whatever is raised here a 400."""
+        body = json.loads(request.body)
         if not isinstance(body, dict):
-            raise HttpError(400, "The body must be a JSON object.")
+            raise ValueError("not a JSON object")
         return body
 
 
@@ -67,7 +60,7 @@ def _no_credentials(request: HttpRequest, error: AuthenticationError) -> HttpRes
 
 @api.exception_handler(HttpError)
 def _malformed(request: HttpRequest, error: HttpError) -> HttpResponse:
-    return error_response(error.status_code, "malformed", str(error))
+    return error_response(error.status_code, "malformed", "The body is not a JSON object.")
 
 
 @api.exception_handler(RequestDataTooBig)
@@ -88,10 +81,14 @@ def _fields_wrong(request: HttpRequest, error: ValidationError) -> HttpResponse:
 
 @api.exception_handler(Http404)
 def _not_found(request: HttpRequest, error: Http404) -> HttpResponse:
-    return not_found(request)
+    return not_found(request, error)
 
 
 @api.exception_handler(Exception)
 def _unexpected(request: HttpRequest, error: Exception) -> HttpResponse:
-    log.error("%s %s failed", request.method, request.path, exc_info=error)
-    return unexpected(error)
+    response = unexpected(error)
+    if response.status_code == 503:
+        log.warning("%s %s: %s", request.method, request.path, " ".join(str(error).split()))
+    else:
+        log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return response

@@ -1,14 +1,14 @@
-"""The front door: reads each request whole, then hands it to Django on a bounded set of threads.
-
-Django's WSGI handler behind a2wsgi answers several times as fast as its ASGI handler does (shared/research in
-the design; docs/adr/0006), and a thread a request is what the pool's bookkeeping is made for.
-"""
+"""The front door: reads each request whole, then hands it to Django on a bounded set of threads (docs/adr/0006)."""
 
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, cast
 from urllib.parse import quote_from_bytes
 
@@ -28,56 +28,87 @@ Send = Callable[[Message], Awaitable[None]]
 # from elsewhere (probes, the scan lane).
 THREADS = max(1, (settings.POOL_SIZE + settings.POOL_MAX_OVERFLOW) * 2 // 3)
 MAX_WAITING = 2_000
+MAX_HELD_BYTES = 64 * 1024 * 1024
 BODY_TIMEOUT_S = 20.0
+DRAIN_TIMEOUT_S = 2.0
 _QUERY_SAFE = "".join(map(chr, range(0x21, 0x7F)))
 
 
+class _Refused(Exception):
+    """The request is answered here and costs no thread."""
+
+
 class FrontDoor:
-    """Bound what clients can make this process hold: bodies, and requests that wait for a thread."""
+    """Bound what clients can make this process hold: requests, their bytes, and threads."""
 
     def __init__(self) -> None:
-        self._django: Any = WSGIMiddleware(cast("Any", django_application), workers=THREADS)
+        # Without a bound on what is queued to send: a client that reads slowly holds its answer, not a thread.
+        self._django: Any = WSGIMiddleware(
+            cast("Any", django_application), workers=THREADS, send_queue_size=0
+        )
         self._inside = 0
+        self._held_bytes = 0
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it before it costs a thread."""
         if scope["type"] != "http":
             return
-        if self._inside >= THREADS + MAX_WAITING:
-            return await _refuse(send, 503, "overloaded", "Too many requests at once. Please try again.")
+        body = bytearray()
         self._inside += 1
         try:
-            # A client that sends slowly costs memory here, not one of few threads.
+            if self._inside > THREADS + MAX_WAITING:
+                raise _Refused(503, "overloaded", "Too many requests at once. Please try again.")
             async with asyncio.timeout(BODY_TIMEOUT_S):
-                body = await _read(receive)
+                is_whole = await self._read(receive, body)
+            if is_whole:
+                await self._django(_plain(scope, body), _whole(bytes(body)), send)
         except TimeoutError:
-            return await _refuse(send, 408, "timeout", "The request took too long to arrive.")
-        else:
-            if body is None:
-                return None
-            if len(body) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
-                return await _refuse(
-                    send, 413, "too_large", "The body is too large; send fewer items per call."
-                )
-            # a2wsgi reads the query as ASCII; what a client did not escape, we do.
-            scope = {**scope, "query_string": quote_from_bytes(scope["query_string"], _QUERY_SAFE).encode()}
-            await self._django(scope, _whole(body), send)
+            await _answer(send, 408, "timeout", "The request took too long to arrive.")
+        except _Refused as refused:
+            await _answer(send, *refused.args)
         finally:
             self._inside -= 1
+            self._held_bytes -= len(body)
+
+    async def _read(self, receive: Receive, body: bytearray) -> bool:
+        """Collect the body; return False where the client went away."""
+        has_more = True
+        while has_more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return False
+            has_more = message.get("more_body", False)
+            body += message.get("body", b"")
+            self._held_bytes += len(message.get("body", b""))
+            if self._held_bytes > MAX_HELD_BYTES:
+                raise _Refused(503, "overloaded", "Too much is being sent at once. Please try again.")
+            if len(body) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
+                await _drain(receive, has_more)
+                raise _Refused(413, "too_large", "The body is too large; send fewer items per call.")
+        return True
 
 
-async def _read(receive: Receive) -> bytes | None:
-    """Return the body, cut soon after the limit; None where the client went away."""
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if not message.get("more_body", False) or size > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
-            return b"".join(chunks)
+async def _drain(receive: Receive, has_more: bool) -> None:
+    """Read on for a moment and keep nothing: a client that is busy sending hears no answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_TIMEOUT_S):
+            while has_more:
+                message = await receive()
+                has_more = message["type"] != "http.disconnect" and message.get("more_body", False)
+
+
+def _plain(scope: dict[str, Any], body: bytearray) -> dict[str, Any]:
+    """Return the scope as WSGI can say it: an ASCII query, and a length where the body came in chunks."""
+    headers = [
+        (name, value)
+        for name, value in scope["headers"]
+        if name not in {b"content-length", b"transfer-encoding"}
+    ]
+    return {
+        **scope,
+        "query_string": quote_from_bytes(scope["query_string"], _QUERY_SAFE).encode(),
+        "headers": [*headers, (b"content-length", str(len(body)).encode())],
+    }
 
 
 def _whole(body: bytes) -> Receive:
@@ -87,11 +118,19 @@ def _whole(body: bytes) -> Receive:
     return receive
 
 
-async def _refuse(send: Send, status: int, code: str, message: str) -> None:
+async def _answer(send: Send, status: int, code: str, message: str) -> None:
     response = error_response(status, code, message)
     headers = [(name.lower().encode(), value.encode()) for name, value in response.items()]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": response.content})
 
 
+def _leave_with(parent: Any) -> None:
+    """End this process when the one that watches over it is gone: nobody else would."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if watcher := multiprocessing.parent_process():
+    threading.Thread(target=_leave_with, args=(watcher,), daemon=True).start()
 application = FrontDoor()

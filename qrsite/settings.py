@@ -39,7 +39,7 @@ POOL_MAX_OVERFLOW = whole_number("POOL_MAX_OVERFLOW", default=10, minimum=0)
 POOL_TIMEOUT = whole_number("POOL_TIMEOUT", default=30, minimum=1)
 POOL_RECYCLE = whole_number("POOL_RECYCLE", default=1800, minimum=1)
 WEB_CONCURRENCY = whole_number("WEB_CONCURRENCY", default=2, minimum=1)
-PORT = whole_number("PORT", default=8000, minimum=1)
+PORT = whole_number("PORT", default=8000, minimum=1, maximum=65535)
 
 DATABASE_URL: str = env.str("DATABASE_URL", default="")
 EMBEDDED_POSTGRES = None
@@ -73,7 +73,7 @@ MIDDLEWARE = [
     # Before everything that could refuse or redirect a probe: hosts, TLS, sessions.
     "health.views.HealthMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "core.middleware.ContentSecurityPolicy",
+    "core.middleware.ResponseHeaders",
     "core.middleware.MethodNotAllowed",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -132,5 +132,8 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     # Refused requests are the client's affair; what is ours is logged as an error, with its stack.
-    "loggers": {"django.request": {"level": "ERROR"}},
+    "loggers": {
+        "django.request": {"level": "ERROR"},
+        "django.security.DisallowedHost": {"level": "CRITICAL"},
+    },
 }

@@ -59,7 +59,8 @@ def test_a_request_in_pieces_arrives_whole():
     assert answer[:2] == (200, {"status": "pass"})
 
 
-def test_a_body_that_does_not_end_is_cut_at_the_limit():
+def test_a_body_that_does_not_end_is_cut_at_the_limit(monkeypatch):
+    monkeypatch.setattr(asgi, "DRAIN_TIMEOUT_S", 0.05)
     mebibyte = b"x" * 2**20
 
     answer = asyncio.run(ask(asgi.FrontDoor(), chunks(mebibyte, mebibyte, mebibyte), method="POST"))
@@ -142,3 +143,37 @@ def test_a_query_reaches_django_as_ascii(raw, arrives):
     asyncio.run(ask(door, chunks(then=END), query_string=raw))
 
     assert seen == [arrives]
+
+
+def test_clients_together_are_held_to_a_bound_too(monkeypatch):
+    monkeypatch.setattr(asgi, "MAX_HELD_BYTES", 1000)
+    door = asgi.FrontDoor()
+
+    async def two_at_once():
+        sending = asyncio.create_task(ask(door, chunks(b"x" * 900)))
+        await asyncio.sleep(0)
+        refused = await ask(door, chunks(b"x" * 101, then=END))
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        return refused, await ask(door, chunks(b"x" * 900, then=END))
+
+    refused, after = asyncio.run(two_at_once())
+
+    assert (refusal(refused), after[0]) == ((503, "overloaded"), 200)
+
+
+def test_a_body_in_chunks_has_a_length_for_django():
+    door = asgi.FrontDoor()
+    seen = []
+
+    def look(environ, start_response):
+        seen.append(
+            (environ["CONTENT_LENGTH"], environ["wsgi.input"].read(), "HTTP_TRANSFER_ENCODING" in environ)
+        )
+        start_response("200 OK", [])
+        return [b"{}"]
+
+    door._django.app = look
+    asyncio.run(ask(door, chunks(b"ab", b"c", then=END), headers=[(b"transfer-encoding", b"chunked")]))
+
+    assert seen == [("3", b"abc", False)]

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from django.contrib import admin
 from django.urls import reverse
 
 from analytics.models import Scan
@@ -45,10 +46,19 @@ def test_every_list_and_search_answers_under_the_strict_policy(admin_client, mod
     device = make_device(event)[0]
     admit(device, attempt(device, issue(event)[0].code, "a"))
 
-    for query in ("", "?q=a", "?q=%00", "?q=99999999999999999999", "?o=1"):
-        page = admin_client.get(
-            reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist") + query
-        )
+    listing = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+    odd = [
+        "?q=%00",
+        "?q=99999999999999999999",
+        "?reason=%00",
+        "?token_hash=1",
+        "?id=x",
+        "?e=1",
+        "?o=x",
+        "?p=x",
+    ]
+    for query in ["", "?q=a", "?o=1", *odd]:
+        page = admin_client.get(listing + query, follow=True)
         assert page.status_code == 200
         assert "default-src 'self'" in page["Content-Security-Policy"]
 
@@ -194,3 +204,63 @@ def test_events_are_counted_with_their_tickets():
 
     assert Event.objects.annotate(tickets=Count("ticket")).get().tickets == 3
     assert [row.scans for row in Ticket.objects.annotate(scans=Count("event"))] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("chosen", ["abc", "\x00", "1e9", "99999999999999999999999"])
+@pytest.mark.parametrize(("model", "action"), [(Ticket, "void"), (Device, "revoke")])
+def test_an_odd_choice_leads_back_to_the_list(admin_client, model, action, chosen):
+    listing = reverse(f"admin:tickets_{model._meta.model_name}_changelist")
+
+    page = admin_client.post(listing, {"action": action, "_selected_action": [chosen]}, follow=True)
+
+    assert page.status_code == 200
+
+
+def test_times_are_those_of_the_venue(admin_client):
+    add(admin_client, Event, EVENT)
+
+    event = Event.objects.get()
+    form = admin_client.get(reverse("admin:tickets_event_change", args=[event.id])).content.decode()
+    listing = admin_client.get(reverse("admin:tickets_event_changelist")).content.decode()
+    assert event.doors_at.isoformat() == "2026-06-20T12:15:00+00:00"
+    assert 'value="18:00:00"' in form
+    assert "Sat 20 Jun 2026, 18:00" in listing
+
+
+def test_a_change_in_the_admin_never_undoes_what_the_gate_did_meanwhile(admin_client):
+    event = make_event()
+    device = make_device(event)[0]
+    ticket = issue(event)[0]
+    stale = Ticket.objects.get(id=ticket.id)
+    admit(device, attempt(device, ticket.code, "a"))
+
+    form = type("Form", (), {"changed_data": ["holder"]})
+    stale.holder = "Ada L."
+    admin.site._registry[Ticket].save_model(None, stale, form, change=True)
+
+    assert Ticket.objects.values_list("holder", "admitted_at", "inside").get() == ("Ada L.", NOW, True)
+
+
+def test_a_reference_that_is_taken_is_refused_with_a_word(admin_client):
+    event = make_event()
+    wish = {"event": event.id, "holder": "Ada", "email": "", "kind": "", "reference": "r1"}
+    add(admin_client, Ticket, wish)
+    add(admin_client, Ticket, {**wish, "reference": "r2"})
+    second = Ticket.objects.get(reference="r2")
+
+    new = add(admin_client, Ticket, wish)
+    changed = admin_client.post(reverse("admin:tickets_ticket_change", args=[second.id]), wish)
+
+    assert list(errors(changed)) == ["reference"]
+    assert list(errors(new)) in (["reference"], ["__all__"])
+
+
+def test_what_has_scans_is_kept(admin_client):
+    event = make_event()
+    device = make_device(event)[0]
+    admit(device, attempt(device, "rubbish", "a"))
+    Device.objects.update(gate=Gate.objects.create(event=event, name="Other"))
+
+    for model, row in ((Gate, device.gate), (Event, event)):
+        delete = reverse(f"admin:tickets_{model._meta.model_name}_delete", args=[row.id])
+        assert admin_client.post(delete, {"post": "yes"}).status_code == 403

@@ -11,7 +11,7 @@ from django.db import IntegrityError, connection, connections
 from analytics.models import Direction, Scan
 from tests.factories import NOW, admit, attempt, issue, make_device, make_event, verdicts
 from tickets import codes, issuing
-from tickets.admission import CODE_KEPT_CHARS
+from tickets.admission import CODE_KEPT_CHARS, NonceReused
 from tickets.models import Ticket
 from tickets.rules import MESSAGES, REASONS, RULES
 
@@ -78,13 +78,29 @@ def test_a_duplicate_on_another_day_is_told_the_date(device, ticket):
     assert answer.message == "Already admitted on 12 Jun 2026 at 21:30, Main gate."
 
 
-def test_the_same_nonce_gets_the_stored_verdict_whatever_it_sends_now(device, ticket, event):
-    other = issue(event)[0]
+def test_the_same_nonce_gets_the_stored_verdict(device, ticket):
     first = admit(device, attempt(device, ticket.code, "a"))
+    change(ticket, voided_at=NOW)
 
-    again = admit(device, attempt(device, other.code, "a"))
+    again = admit(device, attempt(device, ticket.code, "a"), now=AT["too_late"])
 
     assert again == [first[0]._replace(replayed=True)]
+    assert len(log()) == 1
+
+
+@pytest.mark.parametrize("earlier", ["a ticket", "rubbish"])
+def test_a_nonce_of_another_attempt_gets_nobody_in(device, ticket, event, earlier):
+    other = issue(event)[0]
+    admit(device, attempt(device, ticket.code if earlier == "a ticket" else earlier, "a"))
+
+    for scan in (
+        attempt(device, other.code, "a"),
+        attempt(device, "other rubbish", "a"),
+        attempt(device, ticket.code, "a", EXIT),
+    ):
+        with pytest.raises(NonceReused, match="make a new one"):
+            admit(device, scan)
+
     assert len(log()) == 1
     assert not Ticket.objects.get(id=other.id).inside
 
@@ -216,12 +232,23 @@ def test_the_doors_open_and_close_to_the_second(device, event):
     assert [reason for _, reason, _ in verdicts(answers)] == [None, None, "too_early", "too_late"]
 
 
+def test_where_a_tickets_row_lies_the_log_has_the_last_word(device, ticket):
+    admit(device, attempt(device, ticket.code, "a"))
+    change(ticket, admitted_at=None, admitted_gate_id=None, inside=False)
+
+    [answer] = admit(device, attempt(device, ticket.code, "b"), now=NOW + timedelta(minutes=1))
+
+    assert verdicts([answer]) == [("refused", "already_admitted", False)]
+    assert (answer.stored.admitted_at, answer.stored.gate) == (NOW, "Main gate")
+
+
 def test_postgres_itself_keeps_no_second_admission(device, ticket):
     admit(device, attempt(device, ticket.code, "a"))
-    change(ticket, admitted_at=None, inside=False)  # a row that lies
+    row = Scan.objects.get()
+    row.id, row.nonce = None, "b"
 
     with pytest.raises(IntegrityError):
-        admit(device, attempt(device, ticket.code, "b"))
+        row.save(force_insert=True)
 
 
 def test_no_scans_need_no_answer(device):
@@ -282,9 +309,13 @@ def test_one_nonce_on_two_tickets_at_once_admits_only_one_of_them():
     tickets = issue(event, 8)
     connection.close()
 
-    answers = race(8, lambda index: admit(device, attempt(device, tickets[index].code, "same"))[0])
+    def scan(index):
+        try:
+            return admit(device, attempt(device, tickets[index].code, "same"))[0].stored.verdict
+        except NonceReused as refused:
+            return refused.code
 
-    assert len({answer.stored for answer in answers}) == 1
+    assert Counter(race(8, scan)) == {"admitted": 1, "nonce_reused": 7}
     assert Ticket.objects.filter(inside=True).count() == 1
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django import forms
 from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
+from analytics.models import Scan
+from core.admin import CarefulAdmin
 from tickets import issuing
-from tickets.models import SCOPES, Device, Event, Gate, ServiceToken, Ticket
+from tickets.models import SCOPES, Device, Event, Gate, ServiceToken, Ticket, validate_time_zone
 from tickets.tokens import DEVICE_PREFIX, SERVICE_PREFIX, new_token, token_hash
 
 
@@ -23,21 +29,56 @@ class GateInline(admin.TabularInline):
 
     model = Gate
     extra = 1
+    can_delete = False
 
 
 @admin.register(Event)
-class EventAdmin(admin.ModelAdmin):
-    """Events with their gates."""
+class EventAdmin(CarefulAdmin):
+    """Events with their gates; their times are those of the venue."""
 
-    list_display = ("name", "slug", "time_zone", "doors_at", "starts_at", "ends_at", "capacity")
+    list_display = ("name", "slug", "time_zone", "doors", "starts", "ends", "capacity")
     search_fields = ("name", "slug")
     prepopulated_fields = {"slug": ("name",)}
-    date_hierarchy = "starts_at"
     inlines = (GateInline,)
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: Any = None,
+    ) -> HttpResponse:
+        """Read and show times in the zone of the venue, not of the server."""
+        event = self.get_object(request, object_id) if object_id else None
+        zone = request.POST.get("time_zone") or (event.time_zone if event else "UTC")
+        with timezone.override(_zone(str(zone))):
+            response = super().changeform_view(request, object_id, form_url, extra_context)
+            return response.render() if isinstance(response, TemplateResponse) else response
+
+    def has_delete_permission(self, request: HttpRequest, obj: Event | None = None) -> bool:
+        """Every attempt is kept, so its event is."""
+        return (
+            obj is not None and super().has_delete_permission(request, obj) and _has_no_scans(event_id=obj.id)
+        )
+
+    @admin.display(description="doors open", ordering="doors_at")
+    def doors(self, event: Event) -> str:
+        """Show a time of the venue."""
+        return _local(event, event.doors_at)
+
+    @admin.display(ordering="starts_at")
+    def starts(self, event: Event) -> str:
+        """Show a time of the venue."""
+        return _local(event, event.starts_at)
+
+    @admin.display(ordering="ends_at")
+    def ends(self, event: Event) -> str:
+        """Show a time of the venue."""
+        return _local(event, event.ends_at)
 
 
 @admin.register(Gate)
-class GateAdmin(admin.ModelAdmin):
+class GateAdmin(CarefulAdmin):
     """Where tickets are scanned."""
 
     list_display = ("name", "event")
@@ -49,11 +90,18 @@ class GateAdmin(admin.ModelAdmin):
         """Keep a gate with its event: its scans are that event's."""
         return ("event",) if obj else ()
 
+    def has_delete_permission(self, request: HttpRequest, obj: Gate | None = None) -> bool:
+        """Every attempt is kept, so its gate is."""
+        return (
+            obj is not None and super().has_delete_permission(request, obj) and _has_no_scans(gate_id=obj.id)
+        )
 
-class TokenAdmin(admin.ModelAdmin):
+
+class TokenAdmin(CarefulAdmin):
     """Things with a token: it is made on saving, shown once, and revoked, never deleted."""
 
     actions = ("revoke",)
+    readonly_fields = ("created_at", "revoked_at")
     token_prefix = ""
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
@@ -121,14 +169,27 @@ class ServiceTokenAdmin(TokenAdmin):
     search_fields = ("name",)
 
 
+class TicketForm(forms.ModelForm):
+    """A ticket; its reference is looked at even where its event can't be changed."""
+
+    def clean_reference(self) -> str | None:
+        """Store "no reference" as NULL: empty text could stand only once."""
+        reference: str | None = self.cleaned_data["reference"] or None
+        others = Ticket.objects.filter(event_id=self.instance.event_id, reference=reference)
+        if self.instance.event_id and reference and others.exclude(id=self.instance.id).exists():
+            raise ValidationError("Another ticket of this event has this reference.")
+        return reference
+
+
 @admin.register(Ticket)
-class TicketAdmin(admin.ModelAdmin):
+class TicketAdmin(CarefulAdmin):
     """Tickets: issued and voided here, admitted at the gate."""
 
+    form = TicketForm
     list_display = ("holder", "event", "kind", "reference", "state", "issued_at")
     list_select_related = ("event",)
     list_filter = ("event",)
-    search_fields = ("holder", "email", "reference", "id")
+    search_fields = ("holder", "email", "reference", "=id")
     list_per_page = 50
     show_full_result_count = False
     actions = ("void",)
@@ -151,7 +212,6 @@ class TicketAdmin(admin.ModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: Ticket, form: Any, change: bool) -> None:
         """Issue a new ticket as the API does: within the capacity, once per reference."""
-        obj.reference = obj.reference or None
         if change:
             return super().save_model(request, obj, form, change)
         wish = issuing.Wish(obj.holder, obj.email, obj.kind, obj.reference)
@@ -183,3 +243,19 @@ class TicketAdmin(admin.ModelAdmin):
         """Void the chosen tickets that are not void yet."""
         count = queryset.filter(voided_at=None).update(voided_at=timezone.now())
         self.message_user(request, f"Voided: {count}.")
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        validate_time_zone(name)
+    except ValidationError:
+        return ZoneInfo("UTC")
+    return ZoneInfo(name)
+
+
+def _local(event: Event, when: datetime) -> str:
+    return f"{when.astimezone(event.zone):%a %d %b %Y, %H:%M}"
+
+
+def _has_no_scans(**where: int) -> bool:
+    return not Scan.objects.filter(**where).exists()

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from django.db import OperationalError
+from django.db import IntegrityError, OperationalError
 from sqlalchemy import Connection
 
 from analytics.models import Direction, Verdict
 from analytics.queries import ScanRecord, record_scans
 from core import db
+from core.errors import QrsiteError
 from tickets import codes, queries
 from tickets.keys import key_ring
 from tickets.rules import MESSAGES, Case, EventWindow, TicketState, judge
+
+log = logging.getLogger(__name__)
 
 CODE_KEPT_CHARS = 256
 ATTEMPTS = 4
 # serialization_failure, deadlock_detected: PostgreSQL asks for the same again.
 RETRIED_SQLSTATES = {"40001", "40P01"}
+UNIQUE_VIOLATION = "23505"
 
 
 class Scan(NamedTuple):
@@ -32,6 +37,13 @@ class Scan(NamedTuple):
     direction: Direction
     gate_id: int
     device_id: int
+
+
+class NonceReused(QrsiteError):
+    """The nonce names another attempt: answering with that one's verdict would let the wrong person in."""
+
+    code = "nonce_reused"
+    status = 409
 
 
 class Answer(NamedTuple):
@@ -54,6 +66,7 @@ def admit(*, event_id: int, window: EventWindow, scans: Sequence[Scan], now: dat
     stored verdict, also while the first is in flight: the second waits for its row, then replays it.
 
     Raises:
+        NonceReused: a nonce came with another code or direction than before. The others are recorded.
         django.db.OperationalError: the database did not answer. Nothing was recorded, or the client can't
             know: the same nonce again tells.
     """
@@ -62,6 +75,11 @@ def admit(*, event_id: int, window: EventWindow, scans: Sequence[Scan], now: dat
             return _admit(event_id=event_id, window=window, scans=scans, now=now)
         except _NonceTaken:
             continue
+        except IntegrityError as error:
+            # A ticket's row says "not admitted", and the log knows better. The log is right.
+            if getattr(error.__cause__, "pgcode", None) != UNIQUE_VIOLATION:
+                raise
+            _restore_from_log(event_id, scans)
         except OperationalError as error:
             if getattr(error.__cause__, "pgcode", None) not in RETRIED_SQLSTATES:
                 raise
@@ -87,6 +105,8 @@ def _admit(*, event_id: int, window: EventWindow, scans: Sequence[Scan], now: da
     answers = []
     for scan in scans:
         verdict = stored[scan.nonce]
+        if not _is_same_attempt(scan, verdict):
+            raise NonceReused(f"The nonce {scan.nonce} was used for another scan: make a new one for each.")
         answers.append(Answer(verdict, message(verdict, now=now, zone=window.zone), scan.nonce in seen))
         seen.add(scan.nonce)
     return answers
@@ -147,6 +167,25 @@ def _pass_through(ticket: TicketState, scan: Scan, now: datetime) -> TicketState
     if scan.direction == Direction.EXIT:
         return ticket._replace(inside=False)
     return ticket._replace(inside=True, admitted_at=now, admitted_gate_id=scan.gate_id)
+
+
+def _is_same_attempt(scan: Scan, verdict: queries.StoredVerdict) -> bool:
+    if verdict.ticket_id is None:
+        is_same_code = verdict.code == scan.code[:CODE_KEPT_CHARS]
+    else:
+        ref = _read(scan.code)
+        is_same_code = isinstance(ref, codes.TicketRef) and ref.ticket_id == verdict.ticket_id
+    return is_same_code and verdict.direction == scan.direction
+
+
+def _restore_from_log(event_id: int, scans: Sequence[Scan]) -> None:
+    refs = [_read(scan.code) for scan in scans]
+    ids = {ref.ticket_id for ref in refs if isinstance(ref, codes.TicketRef) and ref.event_id == event_id}
+    log.error(
+        "Event %s: admissions of tickets are missing from their rows, restoring: %s", event_id, sorted(ids)
+    )
+    with db.begin() as conn:
+        queries.restore_states(conn, event_id=event_id, ticket_ids=ids)
 
 
 def _record(scan: Scan, ticket: TicketState | None, reason: str | None) -> ScanRecord:

@@ -116,7 +116,4 @@ def _qr(ticket_id: int, kind: str, content_type: str) -> HttpResponse:
     code = issuing.code_of(event_id=ticket.event_id, ticket_id=ticket.id)
     picture = io.BytesIO()
     segno.make(code, error="m", micro=False, boost_error=False).save(picture, kind=kind, scale=8, border=4)
-    response = HttpResponse(picture.getvalue(), content_type=content_type)
-    # Whoever has the picture has the ticket.
-    response["Cache-Control"] = "private, no-store"
-    return response
+    return HttpResponse(picture.getvalue(), content_type=content_type)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,15 @@ def seed(*, path: Path, base_url: str, database_url: str, now: datetime) -> dict
     return demo
 
 
-def _admin_password(username: str, known: str) -> str:
-    user, _ = get_user_model().objects.get_or_create(
+def _admin_password(username: str, known: str) -> str | None:
+    """Return the password, None where somebody else chose it: that one stays."""
+    user, is_new = get_user_model().objects.get_or_create(
         username=username, defaults={"is_staff": True, "is_superuser": True}
     )
     if known and user.check_password(known):
         return known
+    if not is_new:
+        return None
     password = secrets.token_urlsafe(12)
     user.set_password(password)
     user.save()
@@ -94,7 +98,8 @@ def _fresh_codes(event: Event, now: datetime) -> list[str]:
             issuing.Wish(f"Guest {number}", "", "standard", f"demo-{number}")
             for number in range(count + 1, count + TICKETS + 1)
         ]
-        issuing.issue(event_id=event.id, wishes=wishes, now=now)
+        with suppress(issuing.CapacityExceeded):
+            issuing.issue(event_id=event.id, wishes=wishes, now=now)
     return [
         issuing.code_of(event_id=event.id, ticket_id=ticket_id)
         for ticket_id in fresh.values_list("id", flat=True)[:FRESH_CODES]

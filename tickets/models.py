@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import unicodedata
 from zoneinfo import ZoneInfo, available_timezones
 
 from django.contrib.postgres.fields import ArrayField
@@ -13,13 +14,24 @@ from django.utils import timezone
 
 from core.models import PerEventModel
 
+# They let a name be shown as another.
+_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 SCOPES = ("tickets:write", "tickets:read", "stats:read", "reports:write", "reports:read")
 
 
 def validate_time_zone(name: str) -> None:
     """Refuse what is no IANA time zone."""
-    if name not in available_timezones():
+    # "localtime" and "Factory" are names of files, not of places.
+    if name not in available_timezones() or ("/" not in name and name != "UTC"):
         raise ValidationError("Write an IANA time zone, such as Europe/Berlin.")
+
+
+def validate_line(text: str) -> None:
+    """Refuse what is no line of text that a person could read: control characters, hidden direction, nothing."""
+    if any(unicodedata.category(char) in {"Cc", "Cs"} or char in _DIRECTIONS for char in text):
+        raise ValidationError("Control characters are not allowed.")
+    if text and all(unicodedata.category(char)[0] in "CZ" for char in text):
+        raise ValidationError("Nothing of this can be seen.")
 
 
 def random_ticket_id() -> int:
@@ -36,9 +48,9 @@ class Event(models.Model):
     time_zone = models.CharField(
         max_length=64, validators=[validate_time_zone], help_text="of the venue, e.g. Europe/Berlin"
     )
-    doors_at = models.DateTimeField("doors open at", help_text="tickets are admitted from here on")
-    starts_at = models.DateTimeField()
-    ends_at = models.DateTimeField(help_text="and no longer admitted after this")
+    doors_at = models.DateTimeField("doors open", help_text="venue time; tickets are admitted from here on")
+    starts_at = models.DateTimeField("starts", help_text="venue time")
+    ends_at = models.DateTimeField("ends", help_text="venue time; nobody is admitted after this")
     capacity = models.PositiveIntegerField(
         null=True, blank=True, help_text="how many valid tickets there may be; empty = no limit"
     )
@@ -121,10 +133,11 @@ class Ticket(PerEventModel):
 
     id = models.BigIntegerField(primary_key=True, default=random_ticket_id, editable=False)
     event = models.ForeignKey(Event, models.PROTECT, db_constraint=False, db_index=False)
-    holder = models.CharField(max_length=200)
+    holder = models.CharField(max_length=200, validators=[validate_line])
     email = models.EmailField(blank=True)
-    kind = models.CharField(max_length=100, blank=True)
+    kind = models.CharField(max_length=100, blank=True, validators=[validate_line])
     reference = models.CharField(
+        validators=[validate_line],
         max_length=200,
         null=True,
         blank=True,

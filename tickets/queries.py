@@ -23,6 +23,7 @@ class StoredVerdict(NamedTuple):
     verdict: str
     reason: str | None
     ticket_id: int | None
+    code: str | None
     holder: str | None
     kind: str | None
     admitted_at: datetime | None
@@ -66,6 +67,11 @@ def save_states(conn: Connection, *, event_id: int, tickets: Sequence[TicketStat
         for name in ("ticket_id", "admitted_at", "admitted_gate_id", "inside")
     }
     conn.execute(_STATEMENTS["save_states"], {"event_id": event_id, **columns})
+
+
+def restore_states(conn: Connection, *, event_id: int, ticket_ids: Iterable[int]) -> None:
+    """Write the admission that the scan log has of tickets whose row has none."""
+    conn.execute(_STATEMENTS["restore_states"], {"event_id": event_id, "ticket_ids": list(ticket_ids)})
 
 
 def lock_event(conn: Connection, *, event_id: int) -> int | None:

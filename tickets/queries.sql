@@ -1,9 +1,10 @@
 -- name: stored_verdicts
--- One row per nonce that was answered before: nonce text, scan_id bigint, direction, verdict text,
--- reason text or NULL, and the ticket as it is now, or NULLs: ticket_id bigint, holder text, kind text, admitted_at timestamptz, gate text.
+-- One row per nonce that was answered before: nonce text, scan_id bigint, direction, verdict text, reason text or
+-- NULL, ticket_id bigint or else code text, and the ticket as it is now, or NULLs: holder text, kind text,
+-- admitted_at timestamptz, gate text.
 -- Binds: event_id int, nonces text[].
 -- Index: ticket_scans_nonce_once, ticket_pkey.
-   SELECT scan.nonce, scan.id AS scan_id, scan.direction, scan.verdict, scan.reason, ticket.id AS ticket_id,
+   SELECT scan.nonce, scan.id AS scan_id, scan.direction, scan.verdict, scan.reason, scan.ticket_id, scan.code,
           ticket.holder, ticket.kind, ticket.admitted_at, gate.name AS gate
      FROM ticket_scans AS scan
 LEFT JOIN ticket
@@ -50,6 +51,24 @@ UPDATE ticket
        AS state (ticket_id, admitted_at, admitted_gate_id, inside)
  WHERE ticket.event_id = :event_id
    AND ticket.id = state.ticket_id;
+
+-- name: restore_states
+-- No rows. Writes the admission that the log has of tickets whose row has none; whoever is restored counts as inside.
+-- Binds: event_id int, ticket_ids bigint[].
+-- Index: ticket_pkey, ticket_scans_admitted_once.
+UPDATE ticket
+   SET admitted_at = scan.recorded_at,
+       admitted_gate_id = scan.gate_id,
+       inside = TRUE
+  FROM ticket_scans AS scan
+ WHERE scan.event_id = :event_id
+   AND scan.ticket_id = ANY(CAST(:ticket_ids AS bigint[]))
+   AND scan.verdict = 'admitted'
+   AND scan.direction = 'entry'
+   AND scan.annulled_at IS NULL
+   AND ticket.event_id = :event_id
+   AND ticket.id = scan.ticket_id
+   AND ticket.admitted_at IS NULL;
 
 -- name: lock_event
 -- One row: capacity int or NULL. Tickets of one event are counted and issued one call after the other.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -13,13 +12,16 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from analytics.models import Direction, Verdict
 from tickets.admission import CODE_KEPT_CHARS
+from tickets.models import validate_line
 
 MAX_TICKETS = 1000
 
 
 def _printable(text: str) -> str:
-    if any(unicodedata.category(char) in {"Cc", "Cs"} for char in text):
-        raise ValueError("control characters are not allowed")
+    try:
+        validate_line(text)
+    except ValidationError as error:
+        raise ValueError(error.message) from None
     return text.strip()
 
 

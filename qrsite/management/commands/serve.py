@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 from argparse import ArgumentParser
 from typing import Any
@@ -12,12 +13,16 @@ from django.core.management import BaseCommand, CommandError, call_command
 from django.db import connections
 from django.utils import timezone
 from granian import Granian
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 
 from core import db
 from tickets import demo
 
 STOP_TIMEOUT_S = 5
+HEADER_TIMEOUT_S = 5
+# More than the front door lets wait, so that it can tell the others to come back.
+MAX_CONNECTIONS = 4096
 
 
 class Command(BaseCommand):
@@ -53,6 +58,10 @@ class Command(BaseCommand):
             workers=settings.WEB_CONCURRENCY,
             websockets=False,
             backlog=2048,
+            backpressure=MAX_CONNECTIONS,
+            # A connection that stays silent is closed; granian has no such deadline for HTTP/2.
+            http=HTTPModes.http1,
+            http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_S * 1000),
             respawn_failed_workers=True,
             workers_kill_timeout=STOP_TIMEOUT_S,
         ).serve()
@@ -81,10 +90,12 @@ class Command(BaseCommand):
         contents = demo.seed(
             path=path, base_url=base_url, database_url=settings.DATABASE_URL, now=timezone.now()
         )
-        body = json.dumps({"code": contents["sample_codes"][0], "nonce": "first-try"})
+        body = json.dumps(
+            {"code": next(iter(contents["sample_codes"]), ""), "nonce": secrets.token_urlsafe(6)}
+        )
         self.stdout.write(
             f"""
-  site        {base_url}/admin/   (user {contents["admin_user"]}, password {contents["admin_password"]})
+  site        {base_url}/admin/   (user {contents["admin_user"]}, password {contents["admin_password"] or "unchanged"})
   API docs    {base_url}/api/v1/docs   (signed in as above)
   health      {base_url}/health/db
   device      {contents["device_token"]}
