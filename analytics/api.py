@@ -11,7 +11,7 @@ from ninja import Router, Schema
 
 from analytics import queries
 from core import db
-from core.errors import QrsiteError
+from core.errors import NotFound
 
 router = Router(tags=["statistics"])
 
@@ -35,28 +35,13 @@ class EventStats(Schema):
     refused_by_reason: dict[str, int]
 
 
-class UnknownEvent(QrsiteError):
-    """No event has this name."""
-
-    code = "not_found"
-    status = 404
-
-
 @router.get("/{slug:slug}/stats", response=EventStats)
 def event_stats(request: HttpRequest, slug: str) -> dict[str, Any]:
     """Count one event's tickets and scans as they are now."""
     with db.begin() as conn:
         event = queries.event_by_slug(conn, slug=slug)
         if event is None:
-            raise UnknownEvent(f"There is no event {slug}.")
+            raise NotFound(f"There is no event {slug}.")
         as_of = timezone.now()
         totals = queries.event_totals(conn, event_id=event.id)
-        refused = queries.refusals_by_reason(conn, event_id=event.id)
-    return {
-        "event": event.slug,
-        **event._asdict(),
-        "as_of": as_of,
-        **totals._asdict(),
-        "refused": sum(refused.values()),
-        "refused_by_reason": refused,
-    }
+    return {"event": event.slug, **event._asdict(), "as_of": as_of, **totals._asdict()}

@@ -47,17 +47,19 @@ class EventTotals(NamedTuple):
     scans: int
     entries: int
     exits: int
+    refused: int
+    refused_by_reason: dict[str, int]
 
 
 def record_scans(
     conn: Connection, *, event_id: int, scans: Sequence[ScanRecord], recorded_at: datetime
-) -> dict[str, int]:
-    """Append scans to the log; return the new rows' ids by nonce, without those whose nonce was there before."""
+) -> int:
+    """Append scans to the log; return how many were new: a nonce that is there adds nothing."""
     columns = {f"{name}s": [getattr(scan, name) for scan in scans] for name in ScanRecord._fields}
-    rows = conn.execute(
+    result = conn.execute(
         _STATEMENTS["record_scans"], {"event_id": event_id, "recorded_at": recorded_at, **columns}
     )
-    return {row.nonce: row.id for row in rows}
+    return result.rowcount
 
 
 def event_by_slug(conn: Connection, *, slug: str) -> EventRow | None:
@@ -69,9 +71,3 @@ def event_by_slug(conn: Connection, *, slug: str) -> EventRow | None:
 def event_totals(conn: Connection, *, event_id: int) -> EventTotals:
     """Count one event's tickets and scans in one snapshot."""
     return EventTotals(*conn.execute(_STATEMENTS["event_totals"], {"event_id": event_id}).one())
-
-
-def refusals_by_reason(conn: Connection, *, event_id: int) -> dict[str, int]:
-    """Count one event's refused scans by reason, the most frequent first."""
-    rows = conn.execute(_STATEMENTS["refusals_by_reason"], {"event_id": event_id})
-    return {row.reason: row.refused for row in rows}

@@ -1,5 +1,5 @@
 -- name: record_scans
--- One row per scan that was new: id bigint, nonce text. A nonce that is already there adds nothing.
+-- No rows. A nonce that is already there adds nothing.
 -- Binds: event_id int, recorded_at timestamptz; per scan, in arrays of one length: nonces, ticket_ids (or NULL),
 --        gate_ids, device_ids, directions, verdicts, reasons (or NULL), codes (or NULL), scanned_ats.
 -- Index: ticket_scans_nonce_once. In nonce order, so that two batches can't wait for each other.
@@ -13,14 +13,14 @@ INSERT INTO ticket_scans
                    CAST(:reasons AS text[]), CAST(:codes AS text[]), CAST(:scanned_ats AS timestamptz[]))
             AS scan (nonce, ticket_id, gate_id, device_id, direction, verdict, reason, code, scanned_at)
    ORDER BY nonce
-ON CONFLICT (event_id, nonce) DO NOTHING
-  RETURNING id, nonce;
+ON CONFLICT (event_id, nonce) DO NOTHING;
 
 -- name: event_totals
--- One row: issued, void, admitted, inside, scans, entries, exits: bigint (counts). All of one snapshot.
+-- One row: issued, void, admitted, inside, scans, entries, exits, refused: bigint (counts), refused_by_reason jsonb
+-- (counts by reason). One statement, so that they are of one snapshot and add up.
 -- Binds: event_id int.
 -- Index: any that begins with event_id: it reads the event's rows.
-SELECT issued, void, admitted, inside, scans, entries, exits
+SELECT issued, void, admitted, inside, scans, entries, exits, refused, refused_by_reason
   FROM (SELECT count(*) AS issued,
                count(voided_at) AS void,
                count(admitted_at) AS admitted,
@@ -32,20 +32,17 @@ SELECT issued, void, admitted, inside, scans, entries, exits
                count(*) FILTER (WHERE verdict = 'admitted' AND direction = 'entry'
                                   AND annulled_at IS NULL) AS entries,
                count(*) FILTER (WHERE verdict = 'admitted' AND direction = 'exit'
-                                  AND annulled_at IS NULL) AS exits
+                                  AND annulled_at IS NULL) AS exits,
+               count(*) FILTER (WHERE verdict = 'refused') AS refused
           FROM ticket_scans
-         WHERE event_id = :event_id) AS log;
-
--- name: refusals_by_reason
--- One row per reason that occurred: reason text, refused bigint (count); the most frequent first.
--- Binds: event_id int.
--- Index: any that begins with event_id: it reads the event's rows.
-  SELECT reason, count(*) AS refused
-    FROM ticket_scans
-   WHERE event_id = :event_id
-     AND verdict = 'refused'
-GROUP BY reason
-ORDER BY refused DESC, reason;
+         WHERE event_id = :event_id) AS log
+ CROSS JOIN
+       (SELECT coalesce(jsonb_object_agg(reason, times), '{}') AS refused_by_reason
+          FROM (SELECT reason, count(*) AS times
+                  FROM ticket_scans
+                 WHERE event_id = :event_id
+                   AND verdict = 'refused'
+              GROUP BY reason) AS reasons) AS refusals;
 
 -- name: event_by_slug
 -- One row or none: id int, slug text, name text, time_zone text, capacity int or NULL.

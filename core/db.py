@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 import psycopg2
 import sqlalchemy
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, connections, transaction
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE
-from sqlalchemy import PoolProxiedConnection, event
+from django.db import DEFAULT_DB_ALIAS, Error, InternalError, connections, transaction
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR
+from sqlalchemy import ExceptionContext, PoolProxiedConnection, event
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState, QueuePool
 
 from core import sql
@@ -64,14 +64,13 @@ engine = sqlalchemy.create_engine(
     pool_recycle=settings.POOL_RECYCLE,
     pool_pre_ping=True,
     pool_reset_on_return=None,  # _clean does it
-    hide_parameters=True,  # values never reach a log
     use_native_hstore=False,  # saves a catalogue query on every new connection
 )
 
 
 @event.listens_for(engine, "checkout")
 def _follow_settings(
-    connection: psycopg2.extensions.connection, _record: ConnectionPoolEntry, _fairy: PoolProxiedConnection
+    connection: psycopg2.extensions.connection, _record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
 ) -> None:
     """Replace a connection to the database that the settings named before (Django renames it for tests)."""
     if connection.info.dbname != orm().settings_dict["NAME"]:
@@ -82,7 +81,7 @@ def _follow_settings(
 def _clean(
     connection: psycopg2.extensions.connection, _record: ConnectionPoolEntry, _state: PoolResetState
 ) -> None:
-    """Hand a connection back as if it were new, whatever its borrower left behind.
+    """Hand a session back as if it were new, whatever its borrower left behind.
 
     `reset()` is ABORT and DISCARD ALL: SETs, role, locks, temporary tables, LISTEN and held cursors go; it also
     restores psycopg2's own autocommit and isolation level. One round trip, 0.14 ms on loopback. What can't be
@@ -93,6 +92,20 @@ def _clean(
         with connection.cursor() as cursor:
             cursor.execute("ROLLBACK")
     connection.reset()
+    connection.notices.clear()
+    connection.notifies.clear()
+
+
+@event.listens_for(engine, "handle_error")
+def _as_django(context: ExceptionContext) -> Exception | None:
+    """Raise what the ORM would raise, with the driver's error as its cause."""
+    if context.is_pre_ping or not isinstance(context.original_exception, psycopg2.Error):
+        return None
+    try:
+        with orm().wrap_database_errors:
+            raise context.original_exception
+    except Error as error:
+        return error
 
 
 def orm() -> DatabaseWrapper:
@@ -108,15 +121,19 @@ class LentConnection(sqlalchemy.Connection):
     """
 
     def __init__(self, proxy: PoolProxiedConnection) -> None:
-        super().__init__(engine, proxy)
+        super().__init__(engine, proxy, _allow_revalidate=False)
         super().begin()
+
+    def take_back(self) -> None:
+        """Make every further use an error: the connection may be somebody else's by then."""
+        self._dbapi_connection = None
 
     def _refuse(self, *_args: Any, **_kwargs: Any) -> NoReturn:
         raise RuntimeError(
             "core.db.begin() owns this transaction: leave its block to commit, raise to roll back."
         )
 
-    begin = begin_nested = begin_twophase = commit = rollback = close = _refuse
+    begin = begin_nested = begin_twophase = commit = rollback = close = detach = _refuse
 
 
 @contextmanager
@@ -127,17 +144,23 @@ def begin() -> Iterator[LentConnection]:
     is a savepoint in it, and rolls back with it. Otherwise a connection is borrowed for just this block.
 
     Raises:
-        django.db.DatabaseError: as the ORM would raise it; the driver's error is its cause.
+        django.db.Error: as the ORM would raise it; the driver's error is its cause.
+        django.db.InternalError: an error was swallowed in the block, so nothing of it can be kept.
     """
     wrapper = orm()
     borrows = wrapper.connection is None
     try:
         with transaction.atomic():
             wrapper.ensure_connection()
-            yield LentConnection(wrapper.pooled_connection())
-    except sqlalchemy.exc.DBAPIError as error:
-        with wrapper.wrap_database_errors:
-            raise cast("Exception", error.orig) from None
+            wrapper.validate_no_broken_transaction()
+            conn = LentConnection(wrapper.pooled_connection())
+            try:
+                yield conn
+            finally:
+                conn.take_back()
+            if wrapper.connection.info.transaction_status == TRANSACTION_STATUS_INERROR:
+                # PostgreSQL answers COMMIT with a silent ROLLBACK here.
+                raise InternalError("An error was swallowed inside core.db.begin(): nothing was saved.")
     finally:
         if borrows:
             wrapper.close()
@@ -147,7 +170,7 @@ def ping() -> None:
     """Make sure that PostgreSQL answers.
 
     Raises:
-        django.db.DatabaseError: it does not.
+        django.db.Error: it does not.
     """
     with begin() as conn:
         conn.exec_driver_sql("SELECT 1")

@@ -15,26 +15,27 @@ from psycopg2.extensions import make_dsn
 
 DATABASE_URL_FORM = "postgres://user:password@host:5432/name"
 
-env = environ.Env()
+
+def text(name: str, *, default: str = "") -> str:
+    """Return the variable as it is."""
+    return os.environ.get(name, "").strip() or default
 
 
 def whole_number(name: str, *, default: int, minimum: int, maximum: int = 2**31 - 1) -> int:
     """Return the variable as an integer from `minimum` to `maximum`."""
-    text = os.environ.get(name, "").strip()
-    if not text:
-        return default
-    if not re.fullmatch("[0-9]{1,10}", text) or not minimum <= int(text) <= maximum:
+    number = text(name, default=str(default))
+    if not re.fullmatch("[0-9]{1,10}", number) or not minimum <= int(number) <= maximum:
         limits = f"from {minimum} to {maximum}" if maximum < 2**31 - 1 else f"of at least {minimum}"
-        raise ImproperlyConfigured(f"{name} must be a whole number {limits}, not {text[:40]!r}.")
-    return int(text)
+        raise ImproperlyConfigured(f"{name} must be a whole number {limits}, not {number[:40]!r}.")
+    return int(number)
 
 
 def yes_or_no(name: str, *, default: bool) -> bool:
     """Return the variable as a truth value."""
-    text = os.environ.get(name, "").strip().lower()
-    if text in {"", "0", "1", "true", "false", "yes", "no", "on", "off"}:
-        return text in {"1", "true", "yes", "on"} if text else default
-    raise ImproperlyConfigured(f"{name} must be true or false, not {text!r}.")
+    word = text(name, default=str(default)).lower()
+    if word not in {"0", "1", "true", "false", "yes", "no", "on", "off"}:
+        raise ImproperlyConfigured(f"{name} must be true or false, not {word[:40]!r}.")
+    return word in {"1", "true", "yes", "on"}
 
 
 def parse_database_url(url: str) -> dict[str, Any]:
@@ -50,7 +51,8 @@ def parse_database_url(url: str) -> dict[str, Any]:
     except ValueError:
         parts, query, port = urlsplit(""), {}, None
     name = unquote(parts.path.removeprefix("/"))
-    if parts.scheme not in {"postgres", "postgresql"} or not name or "/" in name:
+    is_postgres = parts.scheme in {"postgres", "postgresql"}
+    if not is_postgres or not name or "/" in name or "\x00" in unquote(url):
         raise ImproperlyConfigured(f"DATABASE_URL is not a PostgreSQL URL: write it as {DATABASE_URL_FORM}.")
     try:
         make_dsn(**query)
@@ -74,4 +76,4 @@ def socket_url(folder: Path, *, user: str, name: str) -> str:
 def read_dotenv(folder: Path) -> None:
     """Read `.env` if there is one; variables that are already set win."""
     if (folder / ".env").is_file():
-        env.read_env(folder / ".env")
+        environ.Env.read_env(folder / ".env")

@@ -23,6 +23,13 @@ class QrsiteError(Exception):
         self.details = details
 
 
+class NotFound(QrsiteError):
+    """There is no such thing, or none that the caller may see."""
+
+    code = "not_found"
+    status = 404
+
+
 def error_response(status: int, code: str, message: str, **details: Any) -> JsonResponse:
     """Return the one shape that errors have: `{"error": {"code", "message", …}}`."""
     response = JsonResponse({"error": {"code": code, "message": message, **details}}, status=status)

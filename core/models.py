@@ -17,6 +17,12 @@ class PerEventModel(models.Model):
     class Meta:
         abstract = True
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the row, and never make a twin of it under another event."""
+        if not self._state.adding:
+            kwargs["force_update"] = True
+        super().save(*args, **kwargs)
+
     def _do_update(
         self,
         base_qs: models.QuerySet[Any],

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import pwd
+import secrets
 import shlex
 import shutil
 import socket
@@ -181,9 +182,10 @@ class EmbeddedPostgres:
     def _initdb(self) -> None:
         """Make `data` appear in one rename, with its database in it."""
         self._notify(f"creating the embedded PostgreSQL in {self._folder}")
-        new = self._folder / "data.new"
-        if new.exists():
-            shutil.rmtree(new)
+        for left in self._folder.glob("data.new-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        # A new name each time: the initdb of a process that was killed may still be writing into its own.
+        new = self._folder / f"data.new-{secrets.token_hex(4)}"
         self._run("initdb", "-D", new.name, *_INITDB)
         create_database = f"CREATE DATABASE {DATABASE};\n"
         self._run(

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, JsonResponse
@@ -25,7 +26,7 @@ def live(request: HttpRequest) -> JsonResponse:
 
 def database(request: HttpRequest) -> JsonResponse:
     """Tell whether PostgreSQL answers through the pool, and the pool's numbers either way."""
-    answers = _answers()
+    answers = _holds(db.ping)
     numbers = db.pool_stats()._asdict()
     if answers:
         return JsonResponse(numbers)
@@ -34,11 +35,13 @@ def database(request: HttpRequest) -> JsonResponse:
 
 def ready(request: HttpRequest) -> JsonResponse:
     """Tell whether to send traffic here, check by check."""
-    checks = {"database": _answers(), "migrations": False, "signing_keys": bool(key_ring().verify_keys)}
-    if checks["database"]:
-        checks["migrations"] = _migrated()
-    words = {name: "pass" if passed else "fail" for name, passed in checks.items()}
-    if all(checks.values()):
+    checks: dict[str, Callable[[], object]] = {
+        "database": db.ping,
+        "migrations": _check_migrations,
+        "signing_keys": key_ring,
+    }
+    words = {name: "pass" if _holds(check) else "fail" for name, check in checks.items()}
+    if set(words.values()) == {"pass"}:
         return JsonResponse({"status": "pass", "checks": words})
     return _retry(JsonResponse({"status": "fail", "checks": words}, status=503))
 
@@ -75,20 +78,22 @@ class HealthMiddleware:
 _is_migrated = False
 
 
-def _migrated() -> bool:
-    """Tell whether the schema is as this code wants it; once it is, it stays."""
+def _check_migrations() -> None:
+    """Make sure that the schema is as this code wants it; once it is, it stays."""
     global _is_migrated
     if not _is_migrated:
         executor = MigrationExecutor(connections["default"])
-        _is_migrated = not executor.migration_plan(executor.loader.graph.leaf_nodes())
-    return _is_migrated
+        if plan := executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            raise ImproperlyConfigured(f"{len(plan)} migrations are missing: run manage.py migrate.")
+        _is_migrated = True
 
 
-def _answers() -> bool:
+def _holds(check: Callable[[], object]) -> bool:
+    """Run a check that raises where it fails; why is for the log, not for whoever asks."""
     try:
-        db.ping()
-    except Error:
-        log.warning("The database does not answer", exc_info=True)
+        check()
+    except (Error, ImproperlyConfigured) as error:
+        log.warning("Not ready: %s", " ".join(str(error).split()))
         return False
     return True
 

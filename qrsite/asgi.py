@@ -16,6 +16,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "qrsite.settings")
 
 from a2wsgi import WSGIMiddleware
 from django.conf import settings
+from django.http import HttpResponse, JsonResponse
 
 from core.errors import error_response
 from qrsite.wsgi import application as django_application
@@ -24,8 +25,7 @@ Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-# Fewer threads than connections: no request waits for the pool, and a third of it is left for whoever comes
-# from elsewhere (probes, the scan lane).
+# Fewer threads than connections: no request waits for the pool, and a third of it is left for the scan lane.
 THREADS = max(1, (settings.POOL_SIZE + settings.POOL_MAX_OVERFLOW) * 2 // 3)
 MAX_WAITING = 2_000
 MAX_HELD_BYTES = 64 * 1024 * 1024
@@ -53,6 +53,9 @@ class FrontDoor:
         """Answer one request, or refuse it before it costs a thread."""
         if scope["type"] != "http":
             return
+        if scope["path"].removesuffix("/") == "/health/live" and scope["method"] in {"GET", "HEAD"}:
+            # Also while every thread is busy: this process lives.
+            return await _send(send, 200, JsonResponse({"status": "pass"}))
         body = bytearray()
         self._inside += 1
         try:
@@ -119,7 +122,11 @@ def _whole(body: bytes) -> Receive:
 
 
 async def _answer(send: Send, status: int, code: str, message: str) -> None:
-    response = error_response(status, code, message)
+    await _send(send, status, error_response(status, code, message))
+
+
+async def _send(send: Send, status: int, response: HttpResponse) -> None:
+    response.headers.setdefault("Cache-Control", "no-store")
     headers = [(name.lower().encode(), value.encode()) for name, value in response.items()]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": response.content})

@@ -8,21 +8,21 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
 
 from core import postgres, secretfile
-from core.environment import env, parse_database_url, read_dotenv, socket_url, whole_number, yes_or_no
+from core.environment import parse_database_url, read_dotenv, socket_url, text, whole_number, yes_or_no
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 read_dotenv(BASE_DIR)
-VAR_DIR = Path(env.str("VAR_DIR", default=str(BASE_DIR / "var"))).resolve()
+VAR_DIR = Path(text("VAR_DIR", default=str(BASE_DIR / "var"))).resolve()
 
 # Who named the hosts that the site answers to serves the public: there, secrets must be given, not made up,
 # and cookies travel over TLS only.
-ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=[])
+ALLOWED_HOSTS = [host.strip() for host in text("ALLOWED_HOSTS").split(",") if host.strip()]
 PUBLIC = bool(ALLOWED_HOSTS)
 if not PUBLIC:
     ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 DEBUG = yes_or_no("DEBUG", default=False)
 
-SECRET_KEY: str = env.str("SECRET_KEY", default="")
+SECRET_KEY = text("SECRET_KEY")
 if not SECRET_KEY:
     if PUBLIC:
         raise ImproperlyConfigured(
@@ -31,7 +31,7 @@ if not SECRET_KEY:
         )
     SECRET_KEY = secretfile.read_or_create(VAR_DIR / "secret_key", get_random_secret_key)
 # Ed25519 keys of the codes, "key id:seed in base64", the first signs. Unset: made in var/ (tickets.keys).
-QR_SIGNING_KEYS: str = env.str("QR_SIGNING_KEYS", default="")
+QR_SIGNING_KEYS = text("QR_SIGNING_KEYS")
 
 # The pool (core/db.py). A POOL_SIZE of 0 would mean "no limit" to SQLAlchemy, and so would an overflow of -1.
 POOL_SIZE = whole_number("POOL_SIZE", default=5, minimum=1)
@@ -41,7 +41,7 @@ POOL_RECYCLE = whole_number("POOL_RECYCLE", default=1800, minimum=1)
 WEB_CONCURRENCY = whole_number("WEB_CONCURRENCY", default=2, minimum=1)
 PORT = whole_number("PORT", default=8000, minimum=1, maximum=65535)
 
-DATABASE_URL: str = env.str("DATABASE_URL", default="")
+DATABASE_URL = text("DATABASE_URL")
 EMBEDDED_POSTGRES = None
 if not DATABASE_URL:
     EMBEDDED_POSTGRES = postgres.EmbeddedPostgres(VAR_DIR / "postgres")
@@ -49,9 +49,10 @@ if not DATABASE_URL:
 _database = parse_database_url(DATABASE_URL)
 _database["OPTIONS"] = {
     "connect_timeout": 5,
-    # In the start-up packet these cost no round trip. UTC: what both sides of the pool expect. The Citus
+    # In the start-up packet these cost no round trip. UTC: what both sides of the pool expect. No wait for a
+    # lock without an end: ten that wait would be all the threads. The Citus
     # setting caps what one of our connections opens on a worker; plain PostgreSQL ignores it.
-    "options": "-c TimeZone=UTC -c citus.max_adaptive_executor_pool_size=1",
+    "options": "-c TimeZone=UTC -c lock_timeout=10s -c citus.max_adaptive_executor_pool_size=1",
     **_database["OPTIONS"],
 }
 DATABASES = {"default": {"ENGINE": "core.backend", **_database}}

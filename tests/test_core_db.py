@@ -3,16 +3,28 @@
 import ast
 import gc
 import os
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg2
 import pytest
 from django.conf import settings
 from django.core.management import BaseCommand
-from django.db import IntegrityError, OperationalError, connection, connections, transaction
+from django.db import (
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    connection,
+    connections,
+    transaction,
+)
 from django.http import HttpResponse
+from sqlalchemy.exc import ResourceClosedError
 
 from core import db
 from tests.factories import make_event
@@ -66,9 +78,8 @@ def test_the_engine_is_made_of_the_settings():
 
 def test_the_engine_is_the_only_one_in_the_repository():
     places = []
-    for path in sorted(ROOT.glob("*/**/*.py")):
-        if ".venv" in path.parts:
-            continue
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for path in map(ROOT.joinpath, listed.stdout.split()):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Name | ast.Attribute | ast.alias):
                 name = getattr(node, "id", None) or getattr(node, "attr", None) or node.name
@@ -165,7 +176,7 @@ def test_a_lent_connection_leaves_the_transaction_to_who_lent_it(act):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_errors_of_raw_sql_are_djangos_and_name_no_values():
+def test_errors_of_raw_sql_are_djangos():
     with pytest.raises(IntegrityError) as caught, db.begin() as conn:
         conn.exec_driver_sql("INSERT INTO event (name) VALUES (%s)", ("a secret",))
 
@@ -403,3 +414,83 @@ def test_the_pools_numbers_never_go_below_zero():
     db.engine.dispose()
 
     assert db.pool_stats() == db.PoolStats(pool_size=5, checked_in=0, checked_out=0, overflow=0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_cursor_that_outlives_its_loan_reaches_nobody_elses_transaction():
+    cursor = connection.cursor()
+    cursor.execute("SELECT 1")
+    rows = Event.objects.raw("SELECT 1 AS id").iterator()
+    connection.close()
+
+    with pytest.raises(InterfaceError, match="already closed"):
+        cursor.execute("SELECT 1")
+    del rows
+    gc.collect()
+    assert in_thread(lambda: (orm_pid() > 0, connections.close_all())[0])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_lent_connection_can_not_be_used_after_its_block():
+    with db.begin() as conn:
+        result = conn.exec_driver_sql("SELECT 7")
+
+    assert result.scalar_one() == 7
+    with pytest.raises(ResourceClosedError):
+        conn.exec_driver_sql("SELECT 1")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_raw_sql_refuses_a_transaction_that_is_marked_broken_as_the_orm_does():
+    with transaction.atomic():
+        transaction.set_rollback(True)
+        with pytest.raises(transaction.TransactionManagementError), db.begin():
+            pass
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_error_that_is_swallowed_in_a_block_is_not_taken_for_success():
+    event = make_event(name="before")
+
+    with pytest.raises(InternalError, match="nothing was saved"), db.begin() as conn:
+        conn.exec_driver_sql("UPDATE event SET name = 'after' WHERE id = %s", (event.id,))
+        with suppress(DataError):
+            conn.exec_driver_sql("SELECT 1 / 0")
+
+    assert events_named("before") == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_inside_a_block_errors_are_djangos_too():
+    with db.begin() as conn:
+        event = make_event()
+        with pytest.raises(IntegrityError), transaction.atomic():
+            conn.exec_driver_sql("INSERT INTO event SELECT * FROM event WHERE id = %s", (event.id,))
+
+    assert Event.objects.filter(id=event.id).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_with_a_begin_sent_as_text_is_cleaned_and_kept():
+    connection.close()
+    db.engine.dispose()
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+    before = orm_pid()
+    connection.close()
+
+    assert orm_pid() == before
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_that_died_in_the_pool_is_replaced_unnoticed():
+    connection.close()
+    db.engine.dispose()
+    before = orm_pid()
+    connection.close()
+    outside = psycopg2.connect(**connection.get_connection_params())
+    with outside.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [before])
+    outside.close()
+
+    assert orm_pid() != before

@@ -27,7 +27,7 @@ def table_cells(text, heading):
 
 def test_every_variable_is_in_the_table_and_only_those():
     source = (ROOT / "qrsite/settings.py").read_text()
-    read = set(re.findall(r'(?:env\.\w+|whole_number|yes_or_no)\(\s*"(\w+)"', source))
+    read = set(re.findall(r'(?:text|whole_number|yes_or_no)\(\s*"(\w+)"', source))
 
     assert {cells[0].strip("`") for cells in table_cells(README, "Settings")} == read
 

@@ -12,7 +12,7 @@ SCOPE = {
     "type": "http",
     "http_version": "1.1",
     "method": "GET",
-    "path": "/health/live",
+    "path": "/api/v1/nothing",
     "query_string": b"",
     "headers": [(b"host", b"localhost")],
 }
@@ -56,7 +56,7 @@ def refusal(answer):
 def test_a_request_in_pieces_arrives_whole():
     answer = asyncio.run(ask(asgi.FrontDoor(), chunks(b"a", b"b", then=END)))
 
-    assert answer[:2] == (200, {"status": "pass"})
+    assert refusal(answer) == (404, "not_found")
 
 
 def test_a_body_that_does_not_end_is_cut_at_the_limit(monkeypatch):
@@ -100,7 +100,7 @@ def test_beyond_its_bound_the_door_says_when_to_come_back_and_then_goes_on(monke
 
     assert refusal(refused) == (503, "overloaded")
     assert refused[2][b"retry-after"] == b"1"
-    assert after[0] == 200
+    assert after[0] == 404
 
 
 def test_django_runs_on_fewer_threads_than_there_are_connections():
@@ -159,7 +159,7 @@ def test_clients_together_are_held_to_a_bound_too(monkeypatch):
 
     refused, after = asyncio.run(two_at_once())
 
-    assert (refusal(refused), after[0]) == ((503, "overloaded"), 200)
+    assert (refusal(refused), after[0]) == ((503, "overloaded"), 404)
 
 
 def test_a_body_in_chunks_has_a_length_for_django():
@@ -177,3 +177,52 @@ def test_a_body_in_chunks_has_a_length_for_django():
     asyncio.run(ask(door, chunks(b"ab", b"c", then=END), headers=[(b"transfer-encoding", b"chunked")]))
 
     assert seen == [("3", b"abc", False)]
+
+
+def test_the_live_probe_answers_while_every_thread_is_busy():
+    door = asgi.FrontDoor()
+    gate = threading.Event()
+    busy = threading.Semaphore(0)
+
+    def stuck(environ, start_response):
+        busy.release()
+        gate.wait(10)
+        start_response("200 OK", [])
+        return [b"{}"]
+
+    door._django.app = stuck
+
+    async def probe():
+        asks = [asyncio.create_task(ask(door, chunks(then=END))) for _ in range(asgi.THREADS)]
+        for _ in asks:
+            await asyncio.to_thread(busy.acquire)
+        answer = await ask(door, chunks(then=END), path="/health/live/")
+        gate.set()
+        await asyncio.gather(*asks)
+        return answer
+
+    assert asyncio.run(probe())[:2] == (200, {"status": "pass"})
+
+
+def test_a_client_that_reads_slowly_keeps_no_thread():
+    door = asgi.FrontDoor()
+    finished = threading.Event()
+
+    def long(environ, start_response):
+        start_response("200 OK", [])
+        yield from [b"x"] * 100
+        finished.set()
+
+    door._django.app = long
+
+    async def read_nothing():
+        async def send(_message):
+            await asyncio.Event().wait()
+
+        asking = asyncio.create_task(door(SCOPE, chunks(then=END), send))
+        is_finished = await asyncio.to_thread(finished.wait, 10)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        return is_finished
+
+    assert asyncio.run(read_nothing())

@@ -59,7 +59,7 @@ def test_every_list_and_search_answers_under_the_strict_policy(admin_client, mod
     ]
     for query in ["", "?q=a", "?o=1", *odd]:
         page = admin_client.get(listing + query, follow=True)
-        assert page.status_code == 200
+        assert page.status_code == 200 or (page.status_code == 400 and query in odd)
         assert "default-src 'self'" in page["Content-Security-Policy"]
 
 

@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from django.db import IntegrityError, connection, connections
+from django.db import DatabaseError, IntegrityError, connection, connections, transaction
 
 from analytics.models import Direction, Scan
+from analytics.queries import event_totals
+from core import db
 from tests.factories import NOW, admit, attempt, issue, make_device, make_event, verdicts
-from tickets import codes, issuing
+from tickets import codes, issuing, queries
 from tickets.admission import CODE_KEPT_CHARS, NonceReused
 from tickets.models import Ticket
 from tickets.rules import MESSAGES, REASONS, RULES
@@ -334,3 +336,72 @@ def test_batches_that_cross_each_other_all_come_through_and_admit_each_ticket_on
 
     assert Counter(answer.stored.verdict for answer in answers) == {"admitted": 30, "refused": 210}
     assert Counter(Scan.objects.values_list("verdict", flat=True)) == {"admitted": 30, "refused": 210}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_deadlock_is_tried_again(monkeypatch):
+    event = make_event()
+    device = make_device(event)[0]
+    ticket = issue(event)[0]
+    lock, calls = queries.lock_tickets, []
+
+    def deadlock_once(conn, **arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            conn.exec_driver_sql("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40P01'; END $$")
+        return lock(conn, **arguments)
+
+    monkeypatch.setattr(queries, "lock_tickets", deadlock_once)
+
+    assert verdicts(admit(device, attempt(device, ticket.code, "a"))) == [("admitted", None, False)]
+    assert len(calls) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_statistics_add_up_while_gates_are_busy():
+    event = make_event()
+    device = make_device(event)[0]
+    tickets = issue(event, 60)
+    connection.close()
+
+    def work(index):
+        if index == 0:
+            with db.begin() as conn:
+                return [event_totals(conn, event_id=event.id) for _ in range(100)]
+        for number, ticket in enumerate(tickets):
+            admit(device, attempt(device, ticket.code, f"{index}-{number}"))
+        return []
+
+    for totals in race(6, work)[0]:
+        assert totals.scans == totals.entries + totals.exits + totals.refused
+        assert totals.refused == sum(totals.refused_by_reason.values())
+        assert totals.entries == totals.admitted
+
+
+@pytest.mark.django_db(transaction=True)
+def test_calls_that_race_for_the_last_places_never_issue_beyond_the_capacity():
+    event = make_event(capacity=50)
+    connection.close()
+
+    def buy(_index):
+        try:
+            return len(issue(event, 7))
+        except issuing.CapacityExceeded:
+            return 0
+
+    assert sum(race(15, buy)) == 49
+    assert Ticket.objects.count() == 49
+
+
+@pytest.mark.django_db
+def test_a_row_keeps_its_event_and_is_saved_by_it():
+    event, other = make_event(), make_event()
+    ticket = Ticket.objects.get(id=issue(event)[0].id)
+
+    ticket.event, ticket.holder = other, "Ada"
+    with pytest.raises(DatabaseError, match="did not affect any rows"), transaction.atomic():
+        ticket.save()
+    ticket.event = event
+    ticket.save()
+
+    assert Ticket.objects.values_list("event_id", "holder").get() == (event.id, "Ada")

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -240,8 +241,11 @@ class TicketAdmin(CarefulAdmin):
 
     @admin.action(description="Void: refuse these tickets from now on", permissions=["change"])
     def void(self, request: HttpRequest, queryset: QuerySet[Ticket]) -> None:
-        """Void the chosen tickets that are not void yet."""
-        count = queryset.filter(voided_at=None).update(voided_at=timezone.now())
+        """Void the chosen tickets that are not void yet; locked in the order that gates lock them."""
+        with transaction.atomic():
+            ids = queryset.filter(voided_at=None).order_by("id").select_for_update(of=("self",))
+            chosen = Ticket.objects.filter(id__in=[ticket.id for ticket in ids])
+            count = chosen.update(voided_at=timezone.now())
         self.message_user(request, f"Voided: {count}.")
 
 

@@ -61,7 +61,7 @@ class _NonceTaken(Exception):
 def admit(*, event_id: int, window: EventWindow, scans: Sequence[Scan], now: datetime) -> list[Answer]:
     """Judge scans of one event in the order given, record them, and return an answer for each.
 
-    One transaction: when this returns, every answer is on disk. A ticket is admitted once, whatever runs beside
+    One transaction: when this returns, every answer is on disk (in an open `atomic()`: will be, with it). A ticket is admitted once, whatever runs beside
     it: its row is locked, and a unique index has the last word. A nonce that was answered before gets the
     stored verdict, also while the first is in flight: the second waits for its row, then replays it.
 
@@ -97,7 +97,7 @@ def _admit(*, event_id: int, window: EventWindow, scans: Sequence[Scan], now: da
                 fresh.setdefault(scan.nonce, scan)
         if fresh:
             records, changed = _judge(conn, event_id, window, fresh.values(), now)
-            if len(record_scans(conn, event_id=event_id, scans=records, recorded_at=now)) < len(records):
+            if record_scans(conn, event_id=event_id, scans=records, recorded_at=now) < len(records):
                 raise _NonceTaken
             if changed:
                 queries.save_states(conn, event_id=event_id, tickets=changed)

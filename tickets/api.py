@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from ninja import Router, Status
 
-from core.errors import QrsiteError
+from core.errors import NotFound
 from tickets import admission, issuing
 from tickets.auth import DeviceToken, ServiceScope, StaffSession
 from tickets.models import Event, Ticket
@@ -19,13 +19,6 @@ from tickets.schemas import ScanIn, ScanOut, TicketDetail, TicketsIn, TicketsOut
 
 router = Router(tags=["tickets"])
 may_read = [ServiceScope("tickets:read"), StaffSession("tickets.view_ticket")]
-
-
-class NotFound(QrsiteError):
-    """There is no such thing, or none that the caller may see."""
-
-    code = "not_found"
-    status = 404
 
 
 @router.post("/events/{slug:slug}/tickets", response={201: TicketsOut}, auth=ServiceScope("tickets:write"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from django.contrib.auth.models import AbstractBaseUser, PermissionsMixin
 from django.http import HttpRequest
@@ -78,5 +78,5 @@ class StaffSession(APIKeyCookie):
         return user
 
 
-def _unknown() -> Any:
+def _unknown() -> NoReturn:
     raise Unauthorized("This token is unknown or revoked.")

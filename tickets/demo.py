@@ -28,7 +28,7 @@ def seed(*, path: Path, base_url: str, database_url: str, now: datetime) -> dict
     """Make what the demo lacks and return the contents of `path` (mode 0600), written anew.
 
     What the file holds and the database still knows is kept: tokens, password, the event and its scans. Fresh
-    tickets are added only where fewer than 20 are left to scan.
+    tickets are added only where fewer than 50 are left to scan.
     """
     old = _read(path)
     event, _ = Event.objects.get_or_create(

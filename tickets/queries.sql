@@ -83,7 +83,7 @@ SELECT capacity
 -- No rows. A reference that is already there adds nothing.
 -- Binds: event_id int, issued_at timestamptz; per ticket, in arrays of one length: ticket_ids, holders, emails,
 --        kinds, references (or NULL).
--- Index: ticket_reference_once_per_event. In reference order, so that two calls can't wait for each other.
+-- Index: ticket_reference_once_per_event. In reference order.
 INSERT INTO ticket (event_id, id, holder, email, kind, reference, issued_at, inside)
      SELECT CAST(:event_id AS integer), id, holder, email, kind, reference,
             CAST(:issued_at AS timestamptz), FALSE

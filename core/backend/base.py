@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import psycopg2
 import psycopg2.extensions
 import sqlalchemy
 from django.db import OperationalError
 from django.db.backends.postgresql import base, features
-from psycopg2.extensions import new_type, register_type
+from psycopg2.extensions import new_array_type, new_type, register_type
 from sqlalchemy import PoolProxiedConnection
 
 from core import db
@@ -19,6 +21,7 @@ from core import db
 # JSONField decodes by itself and wants text; raw SQL wants psycopg2's dicts. Django registers its choice on the
 # connection, where the next borrower would find it; a cursor's own casters end with the cursor.
 _JSONB_AS_TEXT = new_type((3802,), "JSONB_AS_TEXT", lambda value, _cursor: value)
+_JSONB_ARRAY_AS_TEXT = new_array_type((3807,), "JSONB_ARRAY_AS_TEXT", _JSONB_AS_TEXT)
 
 
 class DatabaseFeatures(features.DatabaseFeatures):
@@ -34,8 +37,13 @@ class _Loan:
     def __init__(self, wrapper: DatabaseWrapper, proxy: PoolProxiedConnection) -> None:
         self.wrapper = weakref.ref(wrapper)
         self.proxy = proxy
+        self.cursors: weakref.WeakSet[psycopg2.extensions.cursor] = weakref.WeakSet()
 
     def give_back(self) -> None:
+        """Close what would still reach the connection, then return it."""
+        for cursor in list(self.cursors):
+            with suppress(psycopg2.Error):
+                cursor.close()
         if self.proxy.is_valid:
             self.proxy.close()
 
@@ -86,7 +94,6 @@ class DatabaseWrapper(base.DatabaseWrapper):
         Raises:
             OperationalError: no connection came free within the deadline.
         """
-        self.isolation_level = psycopg2.extensions.ISOLATION_LEVEL_READ_COMMITTED
         if self is not db.orm() and conn_params != db.orm().get_connection_params():
             return db.connect(**conn_params)
         try:
@@ -119,4 +126,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """Open a cursor that gives JSONField its text."""
         cursor: psycopg2.extensions.cursor = super().create_cursor(name)
         register_type(_JSONB_AS_TEXT, cursor)
+        register_type(_JSONB_ARRAY_AS_TEXT, cursor)
+        loan = self._loan()
+        if loan is not None:
+            loan.cursors.add(cursor)
         return cursor
