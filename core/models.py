@@ -19,7 +19,7 @@ class PerEventModel(models.Model):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save the row, and never make a twin of it under another event."""
-        if not self._state.adding:
+        if not self._state.adding and not kwargs.get("force_insert"):
             kwargs["force_update"] = True
         super().save(*args, **kwargs)
 

@@ -368,14 +368,14 @@ def test_a_pid_file_emptied_by_a_power_cut_is_survived(made_home, use):
 
 
 def test_a_half_made_data_folder_is_made_again(home, use):
-    (home / "data.new" / "base").mkdir(parents=True)
-    (home / "data.new" / "PG_VERSION").write_text("18\n")
+    (home / "data.new-killed" / "base").mkdir(parents=True)
+    (home / "data.new-killed" / "PG_VERSION").write_text("18\n")
     server = use(home)
 
     server.ensure_running()
 
     assert ask(server, "SELECT 1") == [(1,)]
-    assert not (home / "data.new").exists()
+    assert not (home / "data.new-killed").exists()
 
 
 def test_a_server_that_cannot_start_is_one_line_with_the_reason(home, use):
