@@ -12,10 +12,14 @@ import time
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
+import psutil
 import psycopg2
 import pytest
+
+from core.postgres import EmbeddedPostgres
 
 CAP = 2 * 15
 STOP_WITHIN_S = 10
@@ -96,11 +100,23 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    running = Server(tmp_path_factory.mktemp("server") / "var")
-    yield running
-    if running.process.poll() is None:
-        running.stop()
+def start():
+    """Start servers; whatever comes of the test, none stays."""
+    servers = []
+
+    def start(var):
+        servers.append(Server(var))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.stop()
+
+
+@pytest.fixture(scope="module")
+def server(start, tmp_path_factory):
+    return start(tmp_path_factory.mktemp("server") / "var")
 
 
 def test_the_demo_file_holds_what_a_newcomer_needs_and_only_the_owner_reads_it(server):
@@ -242,15 +258,15 @@ def test_a_client_that_sends_slowly_keeps_no_thread(server):
             client.close()
 
 
-def test_a_second_start_seeds_nothing_again_and_ctrl_c_stops_everything(tmp_path):
-    first = Server(tmp_path / "var")
+def test_a_second_start_seeds_nothing_again_and_ctrl_c_stops_everything(start, tmp_path):
+    first = start(tmp_path / "var")
     with httpx.Client() as client:
         first.scan(client, first.demo["sample_codes"][0])
     before = first.ask("SELECT (SELECT count(*) FROM ticket), (SELECT count(*) FROM device)")
     postmaster = int((tmp_path / "var/postgres/data/postmaster.pid").read_text().split()[0])
     output = first.stop()
 
-    second = Server(tmp_path / "var")
+    second = start(tmp_path / "var")
     after = second.ask("SELECT (SELECT count(*) FROM ticket), (SELECT count(*) FROM device)")
     kept = ("admin_password", "device_token", "service_token")
     second.stop()
@@ -262,6 +278,41 @@ def test_a_second_start_seeds_nothing_again_and_ctrl_c_stops_everything(tmp_path
     assert [second.demo[name] for name in kept] == [first.demo[name] for name in kept]
     assert first.demo["sample_codes"][0] not in second.demo["sample_codes"]
     assert second.process.returncode == 0
+
+
+def test_a_connection_that_stays_silent_is_closed(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        assert client.recv(1) == b""
+
+
+def test_a_body_in_chunks_is_judged(server):
+    def chunks():
+        yield b'{"code": "x", '
+        yield b'"nonce": "in-chunks"}'
+
+    headers = {**server.device, "Content-Type": "application/json"}
+    answer = httpx.post(f"{server.url}/api/v1/scans", content=chunks(), headers=headers)
+
+    assert (answer.status_code, answer.json()["reason"]) == (200, "unreadable")
+
+
+def test_a_worker_that_is_killed_is_replaced_and_none_outlives_the_server(start, tmp_path):
+    running = start(tmp_path / "var")
+    psutil.Process(running.process.pid).children()[0].kill()
+    with httpx.Client() as client:
+        for code in running.demo["sample_codes"][:20]:
+            with suppress(httpx.TransportError):
+                running.scan(client, code)
+        running.wait_until_ready()
+        assert running.scan(client, "x").status_code == 200
+    workers = psutil.Process(running.process.pid).children(recursive=True)
+    running.process.kill()
+    running.process.wait()
+
+    assert psutil.wait_procs(workers, timeout=STOP_WITHIN_S)[1] == []
+    EmbeddedPostgres(
+        tmp_path / "var" / "postgres"
+    ).ensure_running()  # its last user now, and stops it at exit
 
 
 def test_a_port_that_is_taken_is_one_line(server):

@@ -13,7 +13,7 @@ from PIL import Image
 from analytics.models import Scan
 from tests.factories import make_device, make_event, make_open_event, make_service
 from tickets.auth import Unauthorized
-from tickets.models import Device, ServiceToken, Ticket
+from tickets.models import Device, Event, ServiceToken, Ticket
 
 pytestmark = pytest.mark.django_db
 
@@ -111,6 +111,20 @@ def test_beyond_the_capacity_nothing_is_issued(shop):
     assert issue(shop, event, {"holder": "Ada", "reference": "a"}) == first
 
 
+def test_a_capacity_that_was_lowered_takes_no_ticket_back(shop):
+    event = make_open_event()
+    first = issue(shop, event, {"holder": "Ada", "reference": "a"}, {"holder": "Bob"}, {"holder": "Cy"})
+    Event.objects.update(capacity=1)
+
+    assert issue(shop, event, {"holder": "Ada", "reference": "a"}) == first[:1]
+    response = shop.post(f"/api/v1/events/{event.slug}/tickets", {"tickets": [{"holder": "Dan"}]})
+    assert response.json()["error"] == {
+        "code": "capacity_exceeded",
+        "message": "The event admits 1; 0 more can be issued.",
+        "left": 0,
+    }
+
+
 def test_a_ticket_is_shown(shop, event):
     [ticket] = issue(shop, event)
 
@@ -158,6 +172,13 @@ def test_a_scan_is_answered_in_full(shop, event, device):
     }
     assert answer["first_admitted_at"].endswith("Z")
     assert row.scanned_at == row.recorded_at
+
+
+def test_a_nonce_of_another_scan_is_a_409(device):
+    assert scan(device, "x", nonce="n").json()["replayed"] is False
+
+    assert scan(device, "x", nonce="n").json()["replayed"] is True
+    assert refusal(scan(device, "y", nonce="n")) == (409, "nonce_reused")
 
 
 def test_the_clients_clock_is_kept_beside_the_servers(event, device):
