@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -112,6 +113,8 @@ def start():
     for server in servers:
         if server.process.poll() is None:
             server.stop()
+        # Root's may lie elsewhere, where pytest does not tidy up.
+        shutil.rmtree((server.var / "postgres").resolve(), ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
