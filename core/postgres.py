@@ -14,12 +14,10 @@ import atexit
 import errno
 import fcntl
 import os
-import pwd
 import secrets
 import shlex
 import shutil
 import socket
-import stat
 import sys
 import threading
 import time
@@ -39,6 +37,8 @@ from core.postgres_account import (
     install_within_reach,
     link,
     make_parents,
+    make_private,
+    refuse_foreign,
 )
 
 __all__ = ["DATABASE", "USER", "EmbeddedPostgres", "PostgresError"]
@@ -136,9 +136,9 @@ class EmbeddedPostgres:
             link(self.home, self._folder)
         # Before the first connect, not only before a start: somebody else may have planted a socket.
         for folder in (self._folder, self.socket_dir):
-            _make_private(folder, self._account)
+            make_private(folder, self._account)
         if (self._folder / "data").exists():
-            _refuse_foreign(self._folder / "data", self._account.uid)
+            refuse_foreign(self._folder / "data", self._account.uid)
         users = _open_lock(self._folder / "users.lock", self._account)
         try:
             fcntl.flock(users, fcntl.LOCK_SH)
@@ -282,24 +282,3 @@ def _is_postmaster(pid: int, data: Path) -> bool:
     except psutil.AccessDenied:
         # Root in a container may not look at it: rather wait in vain than run two postmasters on one folder.
         return True
-
-
-def _refuse_foreign(folder: Path, *uids: int) -> None:
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode):
-        raise PostgresError(f"{folder} is not a folder: remove it, or set DATABASE_URL")
-    if status.st_uid not in uids:
-        try:
-            owner = pwd.getpwuid(status.st_uid).pw_name
-        except KeyError:
-            owner = str(status.st_uid)
-        raise PostgresError(f"{folder} belongs to {owner}: run as that user, remove it, or set DATABASE_URL")
-
-
-def _make_private(folder: Path, account: Account) -> None:
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    _refuse_foreign(folder, account.uid, os.geteuid())
-    if folder.stat().st_uid != account.uid:
-        os.chown(folder, account.uid, account.gid, follow_symlinks=False)
-    folder.chmod(0o700)

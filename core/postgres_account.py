@@ -13,6 +13,7 @@ import importlib.util
 import os
 import pwd
 import shutil
+import stat
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -52,10 +53,12 @@ class Account(NamedTuple):
 
 
 def digest(path: Path) -> str:
+    """Return a short name for a path."""
     return hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
 
 
 def make_parents(folder: Path) -> None:
+    """Make the folders above this one; those that exist stay as they are."""
     for parent in reversed([parent for parent in folder.parents if not parent.exists()]):
         parent.mkdir(exist_ok=True)
         if os.geteuid() == 0:
@@ -87,6 +90,7 @@ def folder_within_reach(home: Path, account: Account) -> Path:
 
 
 def link(home: Path, folder: Path) -> None:
+    """Let the project's folder lead to where its data had to move."""
     make_parents(home)
     with suppress(FileNotFoundError, NotADirectoryError):
         home.rmdir()
@@ -125,3 +129,26 @@ def _copied(install: Path) -> Path:
         except OSError:  # Another process was first.
             shutil.rmtree(new)
     return copies / install.relative_to(package.parent)
+
+
+def refuse_foreign(folder: Path, *uids: int) -> None:
+    """Raise PostgresError where a folder belongs to somebody else."""
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise PostgresError(f"{folder} is not a folder: remove it, or set DATABASE_URL")
+    if status.st_uid not in uids:
+        try:
+            owner = pwd.getpwuid(status.st_uid).pw_name
+        except KeyError:
+            owner = str(status.st_uid)
+        raise PostgresError(f"{folder} belongs to {owner}: run as that user, remove it, or set DATABASE_URL")
+
+
+def make_private(folder: Path, account: Account) -> None:
+    """Make a folder that only the server's account may enter."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    refuse_foreign(folder, account.uid, os.geteuid())
+    if folder.stat().st_uid != account.uid:
+        os.chown(folder, account.uid, account.gid, follow_symlinks=False)
+    folder.chmod(0o700)
