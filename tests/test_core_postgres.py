@@ -71,7 +71,7 @@ class Process(subprocess.Popen[str]):
         return self.stdout.readline().strip()
 
     def leave(self) -> str:
-        words = self.communicate(timeout=20)[1]
+        words = self.communicate(timeout=60)[1]
         assert self.returncode == 0, words
         return words
 
@@ -322,7 +322,7 @@ def test_a_forked_child_that_uses_the_server_counts_by_itself(made_home, start):
 
     assert parent.says() == "running"
     assert {parent.says(), parent.says()} == {"parent", "child"}
-    parent.wait(timeout=10)
+    parent.wait(timeout=60)
 
     assert psutil.pid_exists(postmaster(made_home))
     assert parent.leave().splitlines()[-1] == "embedded PostgreSQL stopped"

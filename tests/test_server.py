@@ -113,6 +113,7 @@ def start():
     for server in servers:
         if server.process.poll() is None:
             server.stop()
+        server.log.close()
         # Root's may lie elsewhere, where pytest does not tidy up.
         shutil.rmtree((server.var / "postgres").resolve(), ignore_errors=True)
 
