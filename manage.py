@@ -13,9 +13,11 @@ def main() -> None:
     from django.db import OperationalError
 
     from core.errors import QrsiteError
+    from core.purpose import Purpose, entering
 
     try:
-        execute_from_command_line(sys.argv)
+        with entering(Purpose.BACKGROUND, " ".join(["manage.py", *sys.argv[1:2]])):
+            execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
         _stop(error, exit_code=2)
     except (OperationalError, QrsiteError) as error:

@@ -48,8 +48,7 @@ def main() -> None:
         json.dumps(
             {
                 "bench": "spike",
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-                "commit": _commit(),
+                **machine(),
                 "clients": options.clients,
                 "scans": len(answers),
                 "scans_per_s": round(len(answers) / options.seconds),
@@ -103,9 +102,12 @@ def _most_connections(database_url: str, done: threading.Event) -> dict[str, int
     return {"site_connections_max": ours, "pg_stat_activity_max": everything}
 
 
-def _commit() -> str:
+def machine() -> dict[str, str]:
+    """Say where and on what a number was measured."""
     command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    words = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return {"machine": words, "commit": commit}
 
 
 if __name__ == "__main__":

@@ -16,12 +16,14 @@ import psycopg2
 import sqlalchemy
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, Error, InternalError, connections, transaction
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR
+from psycopg2.extensions import TRANSACTION_STATUS_INERROR
 from sqlalchemy import ExceptionContext, PoolProxiedConnection, event
-from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from core import sql
+from core.pool import FairPool
 from core.postgres import PostgresError
+from core.session import Session, SessionCursor
 
 if TYPE_CHECKING:
     from core.backend.base import DatabaseWrapper
@@ -36,7 +38,7 @@ class PoolStats(NamedTuple):
     overflow: int
 
 
-def connect(**parameters: Any) -> psycopg2.extensions.connection:
+def connect(**parameters: Any) -> Session:
     """Open a connection outside the pool's count, starting the embedded server if it is ours and not running.
 
     Raises:
@@ -47,53 +49,39 @@ def connect(**parameters: Any) -> psycopg2.extensions.connection:
             settings.EMBEDDED_POSTGRES.ensure_running()
         except PostgresError as error:
             raise psycopg2.OperationalError(str(error)) from error
-    connection: psycopg2.extensions.connection = psycopg2.connect(
-        **{"application_name": f"qrsite:{os.getpid()}", **parameters}
-    )
-    return connection
+    own = {"connection_factory": Session, "cursor_factory": SessionCursor}
+    session: Session = psycopg2.connect(**{"application_name": f"qrsite:{os.getpid()}", **parameters, **own})
+    return session
 
 
 engine = sqlalchemy.create_engine(
     "postgresql+psycopg2://",
     # What Django's settings name at this moment: in a test, the test database.
     creator=lambda: connect(**orm().get_connection_params()),
-    poolclass=QueuePool,
+    poolclass=FairPool,
     pool_size=settings.POOL_SIZE,
     max_overflow=settings.POOL_MAX_OVERFLOW,
     pool_timeout=settings.POOL_TIMEOUT,
     pool_recycle=settings.POOL_RECYCLE,
-    pool_pre_ping=True,
     pool_reset_on_return=None,  # _clean does it
     use_native_hstore=False,  # saves a catalogue query on every new connection
 )
 
+pool = cast("FairPool", engine.pool)  # dispose() keeps it
+os.register_at_fork(after_in_child=pool.start_afresh)
+
 
 @event.listens_for(engine, "checkout")
-def _follow_settings(
-    connection: psycopg2.extensions.connection, _record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
-) -> None:
+def _follow_settings(session: Session, _record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
     """Replace a connection to the database that the settings named before (Django renames it for tests)."""
-    if connection.info.dbname != orm().settings_dict["NAME"]:
+    if session.info.dbname != orm().settings_dict["NAME"]:
         raise sqlalchemy.exc.DisconnectionError("made for another database")
 
 
 @event.listens_for(engine, "reset")
-def _clean(
-    connection: psycopg2.extensions.connection, _record: ConnectionPoolEntry, _state: PoolResetState
-) -> None:
-    """Hand a session back as if it were new, whatever its borrower left behind.
-
-    `reset()` is ABORT and DISCARD ALL: SETs, role, locks, temporary tables, LISTEN and held cursors go; it also
-    restores psycopg2's own autocommit and isolation level. One round trip, 0.14 ms on loopback. What can't be
-    cleaned (a COPY that was left half-way, a dead socket) raises, and SQLAlchemy throws the connection away.
-    """
-    if connection.autocommit and connection.info.transaction_status != TRANSACTION_STATUS_IDLE:
-        # Somebody sent BEGIN as text; psycopg2 doesn't know, and its reset() would fail.
-        with connection.cursor() as cursor:
-            cursor.execute("ROLLBACK")
-    connection.reset()
-    connection.notices.clear()
-    connection.notifies.clear()
+def _clean(session: Session, _record: ConnectionPoolEntry, _state: PoolResetState) -> None:
+    """Hand a session back as if it were new; one that can't be cleaned raises, and is thrown away."""
+    session.clean()
 
 
 @event.listens_for(engine, "handle_error")
@@ -184,9 +172,5 @@ def connection_limit() -> int:
 
 
 def pool_stats() -> PoolStats:
-    """Return the pool's four numbers as they are now.
-
-    SQLAlchemy counts an empty pool as an overflow of minus pool_size; here it is never below 0.
-    """
-    pool = cast("QueuePool", engine.pool)
-    return PoolStats(pool.size(), pool.checkedin(), pool.checkedout(), max(pool.overflow(), 0))
+    """Return the pool's four numbers as they are now; `overflow` is what is open above pool_size."""
+    return PoolStats(pool.size(), pool.checkedin(), pool.checkedout(), pool.overflow())

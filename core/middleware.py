@@ -8,6 +8,7 @@ from django.http import HttpRequest, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
 
 from core.errors import error_response, is_for_api
+from core.purpose import Purpose, entering
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -30,6 +31,19 @@ class ResponseHeaders:
             # Whoever has a code has the ticket.
             response.headers.setdefault("Cache-Control", "private, no-store")
         return response
+
+
+class EnterPurpose:
+    """Say what a request is for, so that the pool knows whose turn it is and whom to name."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        path = request.path_info
+        item = Purpose.SCAN if path.startswith("/api/v1/scans") else Purpose.WEB
+        with entering(Purpose.ADMIN if path.startswith("/admin/") else item, f"{request.method} {path[:80]}"):
+            return self.get_response(request)
 
 
 class MethodNotAllowed:

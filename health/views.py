@@ -14,6 +14,7 @@ from django.http.response import HttpResponseBase
 
 from core import db
 from core.errors import RETRY_AFTER_S, error_response
+from core.purpose import Purpose, entering
 from tickets.keys import key_ring
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ class HealthMiddleware:
             response = error_response(405, "method_not_allowed", "Ask with GET or HEAD.")
             response["Allow"] = "GET, HEAD"
         else:
-            response = view(request)
+            with entering(Purpose.HEALTH, request.path_info):
+                response = view(request)
         response["Cache-Control"] = "no-store"
         return response
 

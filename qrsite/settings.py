@@ -75,6 +75,7 @@ MIDDLEWARE = [
     "health.views.HealthMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "core.middleware.ResponseHeaders",
+    "core.middleware.EnterPurpose",
     "core.middleware.MethodNotAllowed",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

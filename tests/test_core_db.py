@@ -27,6 +27,7 @@ from django.http import HttpResponse
 from sqlalchemy.exc import ResourceClosedError
 
 from core import db
+from core.purpose import Purpose, entering
 from tests.factories import make_event
 from tickets.models import Event
 
@@ -72,7 +73,7 @@ def in_thread(work):
 def test_the_engine_is_made_of_the_settings():
     pool = db.engine.pool
 
-    assert (pool.size(), pool._max_overflow, pool._timeout, pool._recycle) == (5, 10, 30, 1800)
+    assert (pool.size(), pool._cap, pool._timeout_s, pool._recycle) == (5, 15, 30, 1800)
     assert db.engine.dialect.driver == "psycopg2"
 
 
@@ -220,6 +221,18 @@ LEFT_BEHIND = {
         "BEGIN; SELECT pg_current_xact_id()",
         "SELECT pg_current_xact_id_if_assigned() IS NULL",
         True,
+    ),
+    "hidden setting": (
+        "SELECT set_config('search_path', 'nowhere', false)",
+        "SHOW search_path",
+        '"$user", public',
+    ),
+    "second of two": ("SET search_path = nowhere; SELECT 1", "SHOW search_path", '"$user", public'),
+    "select into": ("SELECT 1 AS a INTO TEMP t", "SELECT count(*) FROM pg_class WHERE relname = 't'", 0),
+    "block": (
+        "DO $$ BEGIN PERFORM set_config('search_path', 'x', false); END $$",
+        "SHOW search_path",
+        '"$user", public',
     ),
     "isolation": (
         "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
@@ -380,11 +393,11 @@ def test_as_many_threads_as_connections_all_hold_one_at_once():
 @pytest.mark.django_db(transaction=True)
 def test_an_exhausted_pool_is_djangos_operational_error(monkeypatch):
     connection.close()
-    monkeypatch.setattr(db.engine.pool, "_timeout", 0.05)
+    monkeypatch.setattr(db.engine.pool, "_timeout_s", 0.05)
     held = [db.engine.connect() for _ in range(CAP)]
     try:
         with pytest.raises(OperationalError, match="No free database connection"):
-            orm_pid()
+            in_thread(orm_pid)
     finally:
         for conn in held:
             conn.close()
@@ -494,3 +507,33 @@ def test_a_connection_that_died_in_the_pool_is_replaced_unnoticed():
     outside.close()
 
     assert orm_pid() != before
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_session_that_nobody_changed_is_handed_over_without_a_word_to_the_server():
+    connection.close()
+    db.engine.dispose()
+    make_event()
+    with transaction.atomic():
+        Event.objects.update(name="x")
+    Event.objects.count()
+    with db.begin() as conn:
+        conn.exec_driver_sql("SELECT name FROM event;")
+    session = connection.connection
+    connection.close()
+    with db.engine.connect() as conn:
+        conn.exec_driver_sql("SELECT 1")
+
+    assert (session.resets, session.autocommit, session.isolation_level) == (0, False, None)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_leaves_a_session_changed_is_named_once(caplog):
+    for _ in range(3):
+        with entering(Purpose.WEB, "GET /culprit"), connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = %s", [7])
+            connection.close()
+
+    assert [record.getMessage() for record in caplog.records if record.name == "core.session"] == [
+        "GET /culprit left its session changed by: SET statement_timeout = %s …; it was reset"
+    ]

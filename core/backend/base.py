@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -64,8 +65,19 @@ class _Loans(threading.local):
     def __init__(self) -> None:
         self.held: set[_Loan] = set()
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: never touch what the parent borrowed, not even by forgetting it."""
+        for loan in self.held:
+            wrapper = loan.wrapper()
+            if wrapper is not None:
+                wrapper.connection = None
+        _inherited.append(self.held)
+        self.held = set()
 
+
+_inherited: list[set[_Loan]] = []
 _loans = _Loans()
+os.register_at_fork(after_in_child=_loans.leave_to_parent)
 
 
 def _no_loan() -> None:

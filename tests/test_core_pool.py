@@ -1,0 +1,507 @@
+"""The pool by itself, on connections that cost nothing; what needs a real server is at the end."""
+
+import os
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import psycopg2
+import pytest
+from django.db import OperationalError, connection, transaction
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from core import db, lease, outage, pool
+from core.purpose import Purpose, entering
+from tests.factories import make_event
+from tests.test_core_db import in_thread, orm_pid, server_connections
+
+SCAN, HEALTH, WEB, ADMIN, BACKGROUND = Purpose
+
+
+class Driver:
+    """Makes connections that only count; can be told to be away."""
+
+    def __init__(self):
+        self.open = set()
+        self.made = 0
+        self.most = 0
+        self.attempts = 0
+        self.error = None
+
+    def connect(self):
+        self.attempts += 1
+        if self.error:
+            raise self.error
+        made = Connection(self)
+        self.open.add(made)
+        self.made += 1
+        self.most = max(self.most, len(self.open))
+        return made
+
+
+class Connection:
+    def __init__(self, driver):
+        self.driver = driver
+        self.autocommit = False
+        self.pings = 0
+        self.is_dead = False
+        self.ours, self.servers = socket.socketpair()
+
+    def fileno(self):
+        return self.ours.fileno()
+
+    def cursor(self):
+        return self
+
+    def execute(self, _question):
+        self.pings += 1
+        if self.is_dead:
+            raise psycopg2.OperationalError("server closed the connection")
+
+    def close(self):
+        self.driver.open.discard(self)
+        self.ours.close()
+        self.servers.close()
+
+
+@pytest.fixture
+def driver():
+    driver = Driver()
+    yield driver
+    for left in list(driver.open):
+        left.close()
+
+
+@pytest.fixture
+def make(driver):
+    def make(size=5, overflow=10, timeout=30.0, shares=False, **options):
+        made = pool.FairPool(driver.connect, size, overflow, timeout, reset_on_return=None, **options)
+        if shares:
+            made.reserve_shares()
+        return made
+
+    return make
+
+
+def waiting(fair):
+    return sum(map(len, fair._queues.values()))
+
+
+def until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def take(fair, item=WEB):
+    with entering(item, "test"):
+        return fair.connect()
+
+
+def queue_up(fair, executor, item, note, hold=None):
+    """Start a thread that waits for a connection, and return once it does."""
+    before = waiting(fair)
+
+    def work():
+        with entering(item, "test"):
+            proxy = fair.connect()
+        note()
+        if hold:
+            hold.wait(10)
+        proxy.close()
+
+    future = executor.submit(work)
+    until(lambda: waiting(fair) == before + 1)
+    return future
+
+
+def test_waiters_are_served_in_the_order_in_which_they_came(make):
+    fair = make(1, 0)
+    held, served = take(fair), []
+
+    with ThreadPoolExecutor(8) as executor:
+        for number in range(8):
+            queue_up(fair, executor, WEB, lambda number=number: served.append(number))
+        held.close()
+
+    assert served == list(range(8))
+
+
+def test_who_gives_back_and_asks_again_stands_behind_those_who_wait(make):
+    fair = make(1, 0)
+    served = []
+
+    with ThreadPoolExecutor(1) as executor:
+        held = take(fair)
+        queue_up(fair, executor, WEB, lambda: served.append("the one who waited"))
+        held.close()
+        again = take(fair)
+        served.append("the one who came back")
+        again.close()
+
+    assert served == ["the one who waited", "the one who came back"]
+
+
+def test_a_wait_ends_at_its_deadline_and_says_who_holds_what(make):
+    fair = make(1, 0, timeout=0.05)
+    with entering(WEB, "GET /slow"):
+        held = fair.connect()
+
+    with pytest.raises(PoolTimeout) as caught:
+        in_thread(lambda: take(fair, BACKGROUND))
+
+    held.close()
+    assert "None came free for background within 0.05 s. 1 of 1 in use, 0 idle" in str(caught.value)
+    assert "GET /slow on MainThread" in str(caught.value)
+    assert waiting(fair) == 0
+
+
+def test_a_thread_that_would_wait_for_itself_fails_at_once_with_both_places(make):
+    fair = make(1, 0)
+    held = take(fair)
+
+    with pytest.raises(pool.NestedCheckout) as caught:
+        take(fair)
+
+    held.close()
+    assert str(caught.value).count("test_a_thread_that_would_wait_for_itself") == 2
+
+
+def test_background_work_leaves_free_what_the_others_are_guaranteed(make):
+    fair = make(shares=True, timeout=0.05)
+    background = [take(fair, BACKGROUND) for _ in range(8)]
+
+    with pytest.raises(PoolTimeout):
+        in_thread(lambda: take(fair, BACKGROUND))
+    urgent = [take(fair, item) for item in [SCAN] * 2 + [HEALTH] + [WEB] * 3 + [ADMIN]]
+
+    for proxy in background + urgent:
+        proxy.close()
+    assert fair.checkedout() == 0
+
+
+def test_the_urgent_borrow_what_the_others_leave_idle(make):
+    fair = make(shares=True)
+
+    scans = [take(fair, SCAN) for _ in range(15)]
+
+    assert fair.checkedout() == 15
+    for proxy in scans:
+        proxy.close()
+
+
+def test_who_waits_below_its_guarantee_comes_before_those_who_borrow(make):
+    fair = make(shares=True)
+    scans, served = [take(fair, SCAN) for _ in range(15)], []
+
+    with ThreadPoolExecutor(2) as executor:
+        hold = threading.Event()
+        queue_up(fair, executor, SCAN, lambda: served.append("scan"), hold)
+        queue_up(fair, executor, WEB, lambda: served.append("web"), hold)
+        scans.pop().close()
+        assert (waiting(fair), served) == (2, [])  # one place must stay free for a probe
+        scans.pop().close()
+        until(lambda: waiting(fair) == 0)
+        hold.set()
+
+    assert sorted(served) == ["scan", "web"]
+    for proxy in scans:
+        proxy.close()
+
+
+def test_under_a_flood_of_the_urgent_everybody_gets_its_guarantee(make):
+    fair = make(5, 5, shares=True)
+    stop, served = threading.Event(), []
+
+    def flood():
+        while not stop.is_set():
+            proxy = take(fair, SCAN)
+            time.sleep(0.0005)
+            proxy.close()
+
+    with ThreadPoolExecutor(20) as executor:
+        futures = [executor.submit(flood) for _ in range(15)]
+        for item in (HEALTH, WEB, WEB):
+            with entering(item, "test"):
+                executor.submit(take, fair, item).result(5).close()
+            served.append(item)
+        stop.set()
+        for future in futures:
+            future.result(5)
+
+    assert served == [HEALTH, WEB, WEB]
+
+
+@pytest.mark.parametrize("cap", range(1, 20))
+def test_a_pool_of_any_size_serves_every_purpose(make, cap):
+    fair = make(1, cap - 1, shares=True)
+
+    for item in Purpose:
+        take(fair, item).close()
+
+    assert sum(fair._guaranteed.values()) <= cap // 2
+
+
+def test_connections_above_the_size_linger_instead_of_being_opened_again(make, driver):
+    fair = make(1, 3)
+
+    for _ in range(5):
+        for proxy in [take(fair) for _ in range(4)]:
+            proxy.close()
+
+    assert (driver.made, fair.checkedin(), fair.overflow()) == (4, 4, 3)
+
+
+def test_connections_above_the_size_close_when_they_were_idle_long_enough(make, driver, monkeypatch):
+    monkeypatch.setattr(pool, "LINGER_S", 0.05)
+    fair = make(1, 3)
+
+    for proxy in [take(fair) for _ in range(4)]:
+        proxy.close()
+
+    until(lambda: len(driver.open) == 1)
+    assert (fair.checkedin(), fair.overflow()) == (1, 0)
+
+
+def test_the_cap_holds_through_dispose_with_every_connection_out(make, driver):
+    fair = make(2, 1, timeout=0.05)
+    out = [take(fair) for _ in range(3)]
+
+    fair.dispose()
+    assert fair.recreate() is fair
+    with pytest.raises(PoolTimeout):
+        in_thread(lambda: take(fair))
+    for proxy in out:
+        proxy.close()
+    for proxy in [take(fair) for _ in range(3)]:
+        proxy.close()
+
+    assert (driver.most, driver.made, fair.checkedout()) == (3, 6, 0)
+
+
+def test_a_failed_connect_answers_those_who_wait_at_once(make, driver):
+    fair = make(1, 0)
+    held = take(fair)
+
+    with ThreadPoolExecutor(3) as executor:
+        waiters = [queue_up(fair, executor, WEB, lambda: None) for _ in range(3)]
+        driver.error = psycopg2.OperationalError("connection refused")
+        held.invalidate()
+        errors = [waiter.exception(5) for waiter in waiters]
+
+    assert {type(error) for error in errors} <= {psycopg2.OperationalError, outage.DatabaseAway}
+    assert fair.checkedout() == 0
+
+
+def test_while_the_database_is_away_one_tries_and_the_others_are_told_at_once(make, driver, monkeypatch):
+    monkeypatch.setattr(outage, "PAUSE_S", (0.2, 0.2))
+    fair = make()
+    driver.error = psycopg2.OperationalError("connection refused")
+
+    for _ in range(20):
+        with pytest.raises(psycopg2.OperationalError, match="connection refused"):
+            take(fair)
+    told_at_once = driver.attempts
+    until(lambda: time.monotonic() > fair._outage._retry_at_s)
+    driver.error = None
+    take(fair).close()
+
+    assert (told_at_once, driver.attempts, driver.made) == (1, 2, 1)
+
+
+def test_after_an_outage_connections_come_back_slowly(make, driver):
+    fair = make()
+    fair._outage.begin(psycopg2.OperationalError("gone"))
+
+    allowed = []
+    for _ in range(5):
+        allowed.append(fair._outage.connecting_max)
+        fair._outage.end()
+
+    assert allowed == [1, 2, 4, 8, 15]
+
+
+def test_an_idle_connection_is_trusted_for_a_while_and_then_asked(make, driver, monkeypatch):
+    fair = make(1, 0)
+    take(fair).close()
+    [only] = driver.open
+    take(fair).close()
+    trusted = only.pings
+
+    monkeypatch.setattr(pool, "PING_AFTER_S", 0)
+    take(fair).close()
+
+    assert (trusted, only.pings, driver.made, only.autocommit) == (0, 1, 1, False)
+
+
+def test_a_connection_whose_server_said_farewell_is_replaced_and_so_are_the_other_idle_ones(make, driver):
+    fair = make(3, 0)
+    for proxy in [take(fair) for _ in range(3)]:
+        proxy.close()
+    old = set(driver.open)
+    for dead in old:
+        dead.is_dead = True
+        dead.servers.close()
+
+    new = [take(fair) for _ in range(3)]
+
+    assert not old & driver.open
+    assert (driver.most, sum(dead.pings for dead in old)) == (3, 1)
+    for proxy in new:
+        proxy.close()
+
+
+def test_one_broken_connection_makes_those_that_were_idle_suspect(make, driver):
+    fair = make(3, 0)
+    first, second, broken = [take(fair) for _ in range(3)]
+    first.close()
+    second.close()
+    broken.invalidate()
+
+    again = [take(fair) for _ in range(2)]
+
+    assert sorted(made.pings for made in driver.open) == [1, 1]
+    for proxy in again:
+        proxy.close()
+
+
+def test_connections_expire_but_not_all_at_once(make):
+    fair = make(5, 0, recycle=1000)
+    proxies = [take(fair) for _ in range(5)]
+
+    ages = {fair._expires_s(proxy._connection_record) for proxy in proxies}
+
+    assert len(ages) == 5
+    assert all(900 <= age <= 1000 for age in ages)
+    for proxy in proxies:
+        proxy.close()
+
+
+def test_a_lease_knows_who_took_it():
+    with entering(SCAN, "POST /api/v1/scans"):
+        taken = lease.Lease.now(SCAN)
+
+    assert str(taken).startswith("POST /api/v1/scans on MainThread for 0.0 s")
+    assert "test_a_lease_knows_who_took_it" in lease.formatted(taken.stack)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Whatever is taken, returned, broken or disposed of, the books are right and the cap holds."""
+
+    CAP = 4
+
+    def __init__(self):
+        super().__init__()
+        self.driver = Driver()
+        self.fair = pool.FairPool(self.driver.connect, 2, 2, 0.001, reset_on_return=None)
+        self.fair.reserve_shares()
+        self.out = []
+
+    def teardown(self):
+        for left in list(self.driver.open):
+            left.close()
+
+    @rule(item=st.sampled_from(list(Purpose)))
+    def take(self, item):
+        with suppress(PoolTimeout, pool.NestedCheckout, psycopg2.OperationalError):
+            self.out.append(take(self.fair, item))
+
+    @precondition(lambda self: self.out)
+    @rule(index=st.integers(0, 3))
+    def give_back(self, index):
+        self.out.pop(index % len(self.out)).close()
+
+    @precondition(lambda self: self.out)
+    @rule(index=st.integers(0, 3))
+    def invalidate(self, index):
+        self.out.pop(index % len(self.out)).invalidate()
+
+    @rule()
+    def dispose(self):
+        self.fair.dispose()
+
+    @rule()
+    def idle_connections_die(self):
+        for record in list(self.fair._idle):
+            record.dbapi_connection.is_dead = True
+            record.dbapi_connection.servers.close()
+
+    @rule(is_away=st.booleans())
+    def database_goes_and_comes(self, is_away):
+        self.driver.error = psycopg2.OperationalError("refused") if is_away else None
+
+    @invariant()
+    def the_books_are_right(self):
+        assert self.driver.most <= self.CAP
+        assert self.fair.checkedout() == len(self.out) == len(self.fair._leases)
+        assert len(self.driver.open) == self.fair.checkedin() + self.fair.checkedout()
+        assert waiting(self.fair) == 0
+        assert self.fair._connecting == self.fair._closing == 0
+
+
+TestPoolMachine = PoolMachine.TestCase
+TestPoolMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_forked_child_has_a_pool_of_its_own_and_the_parent_is_unharmed():
+    event = make_event(name="before the fork")
+    with transaction.atomic():
+        before = orm_pid()
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.write(write, f"{orm_pid()} {db.pool_stats().checked_out}".encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        os.close(write)
+        childs_pid, childs_out = os.read(read, 100).split()
+        os.close(read)
+        event.refresh_from_db()
+        assert orm_pid() == before
+
+    assert (int(childs_pid) != before, int(childs_out), event.name) == (True, 1, "before the fork")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_kills_and_disposals_under_load_never_open_more_than_the_cap():
+    connection.close()
+    stop = threading.Event()
+    seen = []
+
+    def work(_number):
+        while not stop.is_set():
+            with suppress(OperationalError), entering(WEB, "load"), db.begin() as conn:
+                conn.exec_driver_sql("SELECT pg_sleep(0.001)")
+
+    def disturb():
+        for _ in range(15):
+            with (
+                psycopg2.connect(**connection.get_connection_params()) as outside,
+                outside.cursor() as cursor,
+            ):
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s LIMIT 3",
+                    [f"qrsite:{os.getpid()}"],
+                )
+            outside.close()
+            db.engine.dispose()
+            seen.append(server_connections())
+        stop.set()
+
+    with ThreadPoolExecutor(41) as executor:
+        futures = [executor.submit(work, number) for number in range(40)]
+        disturb()
+        for future in futures:
+            future.result()
+
+    assert db.pool_stats().checked_out == 0
+    assert max(seen) <= 15
