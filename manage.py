@@ -13,10 +13,10 @@ def main() -> None:
     from django.db import OperationalError
 
     from core.errors import QrsiteError
-    from core.purpose import Purpose, entering
+    from core.purpose import BACKGROUND, entering
 
     try:
-        with entering(Purpose.BACKGROUND, " ".join(["manage.py", *sys.argv[1:2]])):
+        with entering(BACKGROUND, " ".join(["manage.py", *sys.argv[1:2]])):
             execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
         _stop(error, exit_code=2)

@@ -23,7 +23,7 @@ from sqlalchemy.pool import Pool, QueuePool
 from bench.spike import machine
 from core.pool import FairPool
 
-CAP = {"pool_size": 5, "max_overflow": 10}
+CAP: dict[str, Any] = {"pool_size": 5, "max_overflow": 10}
 
 
 def main() -> None:

@@ -23,6 +23,10 @@ class QrsiteError(Exception):
         self.details = details
 
 
+class PoolExhausted(OperationalError):
+    """No connection came free within the deadline of the purpose: this process is busy, the database may be well."""
+
+
 class NotFound(QrsiteError):
     """There is no such thing, or none that the caller may see."""
 
@@ -40,6 +44,8 @@ def error_response(status: int, code: str, message: str, **details: Any) -> Json
 
 def unexpected(error: BaseException | None) -> JsonResponse:
     """Return what a client learns of an error that nobody anticipated; its stack is for the log."""
+    if isinstance(error, PoolExhausted):
+        return error_response(503, "overloaded", "Too many requests at once. Please try again.")
     if isinstance(error, OperationalError | InterfaceError):
         return error_response(503, "database_unavailable", "The database does not answer. Please try again.")
     return error_response(500, "internal", "Something went wrong on our side. It has been logged.")

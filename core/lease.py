@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from types import FrameType
+from types import CodeType, FrameType
 from typing import NamedTuple
 
 from core import purpose
 from core.purpose import Purpose
 
-Stack = tuple[tuple[str, int, str], ...]
+Stack = tuple[tuple[CodeType, int], ...]
 _HIDDEN = ("sqlalchemy", "/core/pool.py", "/core/lease.py")
 
 
@@ -31,20 +31,25 @@ class Lease(NamedTuple):
 
     def __str__(self) -> str:
         held_s = time.monotonic() - self.since_s
-        return f"{self.label or self.purpose.name.lower()} on {self.thread.name} for {held_s:.1f} s"
+        return f"{self.label or self.purpose} on {self.thread.name} for {held_s:.1f} s"
 
 
-def stack(depth: int = 12) -> Stack:
-    """Return the callers outside the pool's own code, the nearest first; cheap enough for every checkout."""
+def stack(depth: int = 10) -> Stack:
+    """Return the callers, the nearest first; cheap enough for every checkout."""
     frame: FrameType | None = sys._getframe(1)
-    calls: list[tuple[str, int, str]] = []
+    calls: list[tuple[CodeType, int]] = []
     while frame is not None and len(calls) < depth:
-        calls.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        calls.append((frame.f_code, frame.f_lineno))
         frame = frame.f_back
     return tuple(calls)
 
 
 def formatted(calls: Stack) -> str:
     """Write a stack as lines."""
-    shown = [call for call in calls if not any(part in call[0] for part in _HIDDEN)]
-    return "".join(f"  {file}:{line} in {name}\n" for file, line, name in shown)
+    lines = [(code.co_filename, line, code.co_name) for code, line in calls]
+    shown = [
+        f"  {file}:{line} in {name}\n"
+        for file, line, name in lines
+        if not any(part in file for part in _HIDDEN)
+    ]
+    return "".join(shown)

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
 
 from core.errors import error_response, is_for_api
-from core.purpose import Purpose, entering
+from core.purpose import ADMIN, SCAN, WEB, entering
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -41,8 +41,8 @@ class EnterPurpose:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         path = request.path_info
-        item = Purpose.SCAN if path.startswith("/api/v1/scans") else Purpose.WEB
-        with entering(Purpose.ADMIN if path.startswith("/admin/") else item, f"{request.method} {path[:80]}"):
+        item = SCAN if path.startswith("/api/v1/scans") else WEB
+        with entering(ADMIN if path.startswith("/admin/") else item, f"{request.method} {path[:80]}"):
             return self.get_response(request)
 
 

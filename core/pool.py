@@ -3,10 +3,8 @@
 Built on SQLAlchemy's Pool: it keeps the records, events and proxies; this decides who gets one when. Used beyond its
 documented surface, and held by tests: `_do_get`, `_do_return_conn`, `_create_connection`, `_invalidate_time`.
 
-One rule for sharing: a purpose may take a free slot if enough stay free for what the more urgent purposes are
-guaranteed and don't use. So the urgent borrow what others leave idle, and never the other way round. Whoever waits
-below its own guarantee is served first, then whoever waits longest; a slot that comes free is handed to that one, so
-that nobody who comes later can snatch it (SQLAlchemy's QueuePool lets them: its issue 7679).
+A slot that comes free is handed to the one whose turn it is (core/turns), so that nobody who comes later can snatch it
+(SQLAlchemy's QueuePool lets them: its issue 7679). A failed connect is told to everybody who waits (core/outage).
 """
 
 from __future__ import annotations
@@ -15,8 +13,7 @@ import random
 import select
 import threading
 import time
-from collections import Counter, deque
-from itertools import count
+from collections import deque
 from typing import Any, cast
 
 import psycopg2
@@ -28,6 +25,7 @@ from core import purpose
 from core.lease import Lease, formatted, stack
 from core.outage import JITTER, DatabaseAway, Outage, line
 from core.purpose import Purpose
+from core.turns import Turns, Waiter
 
 LINGER_S = 60.0  # how long a connection above pool_size stays open unused: 5 + 10 without it opened 163 for 12 threads
 PING_AFTER_S = 5.0  # how long an idle connection is trusted
@@ -35,23 +33,6 @@ PING_AFTER_S = 5.0  # how long an idle connection is trusted
 
 class NestedCheckout(RuntimeError):
     """A thread that holds a connection asks for a second one and would have to wait for it."""
-
-
-class _Waiter:
-    __slots__ = ("error", "is_served", "number", "ready", "record", "since_s")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.since_s = _now()
-        self.record: _ConnectionRecord | None = None
-        self.error: BaseException | None = None
-        self.is_served = False
-        self.ready = threading.Lock()
-        self.ready.acquire()
-
-    def serve(self) -> None:
-        self.is_served = True
-        self.ready.release()
 
 
 class FairPool(Pool):
@@ -64,123 +45,104 @@ class FairPool(Pool):
         self._size = pool_size
         self._cap = pool_size + max_overflow
         self._timeout_s = timeout
-        self._guaranteed = dict.fromkeys(Purpose, 0)
         self.start_afresh()
 
     def start_afresh(self) -> None:
         """Forget every connection without touching it: in a forked child they are the parent's."""
         self._lock = threading.Lock()
-        self._numbers = count()
         self._idle: deque[_ConnectionRecord] = deque()  # the last used on the right
         self._leases: dict[_ConnectionRecord, Lease] = {}
-        self._in_use: Counter[Purpose] = Counter()
+        self._turns: Turns[_ConnectionRecord] = Turns(self._cap)
         self._closing = 0
         self._connecting = 0
         self._suspect_until_s = 0.0
-        self._queues: dict[Purpose, deque[_Waiter]] = {item: deque() for item in Purpose}
         self._sweeper: threading.Timer | None = None
         self._outage = Outage(self._cap)
 
     def reserve_shares(self) -> None:
-        """Put the guarantees of all purposes into force: where several meet, in a process that serves.
-
-        Together at most half of the cap, the most urgent first, so that even a pool of one serves everybody.
-        """
-        left = self._cap // 2
-        for item in Purpose:
-            self._guaranteed[item] = min(item.value.guaranteed, left)
-            left -= self._guaranteed[item]
+        """Put the guarantees of all purposes into force: where several meet, in a process that serves."""
+        self._turns.reserve_shares()
 
     def _do_get(self) -> _ConnectionRecord:
         wanted = purpose.current()
-        waiter = _Waiter(next(self._numbers))
+        waiter = None
         with self._lock:
             if not self._idle:
                 self._outage.check()
-            self._queues[wanted].append(waiter)
-            self._serve_waiters()
-        if not waiter.is_served:
-            self._wait(waiter, wanted)
-        if waiter.error is not None:
-            raise waiter.error
-        record = self._connected(waiter.record, wanted)
+            if self._turns.may_take(wanted, self._free()):
+                record = self._take_slot(wanted)
+            else:
+                waiter = Waiter[_ConnectionRecord](wanted)
+                self._turns.wait(waiter)
+                self._serve_waiters()
+        if waiter is not None:
+            record = self._wait(waiter)
+        record = self._connected(record, wanted)
         self._leases[record] = Lease.now(wanted)
         return record
 
-    def _wait(self, waiter: _Waiter, wanted: Purpose) -> None:
+    def _free(self) -> int:
+        """Count the slots that can be given now; after an outage a few connect at a time."""
+        if not self._idle and self._connecting >= self._outage.connecting_max:
+            return 0
+        return self._cap - self._turns.used - self._closing
+
+    def _take_slot(self, wanted: Purpose) -> _ConnectionRecord | None:
+        """Use a slot; return the idle connection in it, None where one has to be made."""
+        self._turns.take(wanted)
+        if self._idle:
+            return self._idle.pop()
+        self._connecting += 1
+        return None
+
+    def _serve_waiters(self) -> None:
+        """Hand free slots to those whose turn it is. The lock is held."""
+        while self._turns.waiting and (waiter := self._turns.next(self._free())) is not None:
+            waiter.serve(self._take_slot(waiter.purpose))
+
+    def _wait(self, waiter: Waiter[_ConnectionRecord]) -> _ConnectionRecord | None:
         held = [lease for lease in list(self._leases.values()) if lease.thread is threading.current_thread()]
-        timeout_s = wanted.value.timeout_s or self._timeout_s
-        if not held and waiter.ready.acquire(timeout=timeout_s):
-            return
-        with self._lock:
-            if waiter.is_served:  # at the last moment
-                return
-            self._queues[wanted].remove(waiter)
-            self._serve_waiters()
+        timeout_s = waiter.purpose.timeout_s or self._timeout_s
+        if not waiter.ready.acquire(timeout=0 if held else timeout_s):
+            with self._lock:
+                if not waiter.is_served:
+                    self._turns.leave(waiter)
+                    self._serve_waiters()
+        if waiter.error is not None:
+            raise waiter.error
+        if waiter.is_served:
+            return waiter.thing
         if held:
             raise NestedCheckout(
                 f"This thread holds a connection already ({held[0]}), taken at:\n{formatted(held[0].stack)}"
                 f"and would wait for itself at:\n{formatted(stack())}"
             )
-        raise PoolTimeout(
-            f"None came free for {wanted.name.lower()} within {timeout_s:g} s. {self.describe()}"
-        )
-
-    def _serve_waiters(self) -> None:
-        """Hand free slots to those whose turn it is. The lock is held."""
-        while (chosen := self._next_purpose()) is not None:
-            waiter = self._queues[chosen].popleft()
-            self._in_use[chosen] += 1
-            if self._idle:
-                waiter.record = self._idle.pop()
-            else:
-                self._connecting += 1
-            waiter.serve()
-
-    def _next_purpose(self) -> Purpose | None:
-        free = self._cap - self._in_use.total() - self._closing
-        if free <= 0 or (not self._idle and self._connecting >= self._outage.connecting_max):
-            return None
-        kept_free = 0
-        turns: list[tuple[bool, int, Purpose]] = []
-        is_owed = False
-        for item in Purpose:
-            missing = max(self._guaranteed[item] - self._in_use[item], 0)
-            if self._queues[item]:
-                is_owed |= missing > 0
-                if free > kept_free:
-                    turns.append((not missing, self._queues[item][0].number, item))
-            kept_free += missing
-        if not turns:
-            return None
-        borrows, _, item = min(turns, key=lambda turn: turn[:2])
-        # Where somebody below its guarantee can't be served yet, nobody borrows: free slots add up until it can.
-        return None if borrows and is_owed else item
+        raise PoolTimeout(f"None came free for {waiter.purpose} within {timeout_s:g} s. {self.describe()}")
 
     def _connected(self, record: _ConnectionRecord | None, wanted: Purpose) -> _ConnectionRecord:
         """Return a live connection in a slot that is ours; give the slot back where there is none to be had."""
-        is_counted = record is None  # in _connecting, by who served us
+        if record is not None and self._is_alive(record):
+            return record
+        is_counted = record is None  # in _connecting
         try:
-            if record is not None and not self._is_alive(record):
+            if record is not None:
                 record.close()
-                record = None
                 with self._lock:
                     self._outage.check()
-            if record is None:
-                record = cast(_ConnectionRecord, self._create_connection())
-                with self._lock:
-                    self._outage.end()
+            record = cast(_ConnectionRecord, self._create_connection())
         except BaseException as error:
             with self._lock:
-                self._in_use[wanted] -= 1
+                self._turns.give_back(wanted)
+                self._connecting -= is_counted
                 if isinstance(error, psycopg2.OperationalError) and not isinstance(error, DatabaseAway):
                     self._outage.begin(error)
-                    self._send_away(error)
-            raise
-        finally:
-            with self._lock:
-                self._connecting -= is_counted
+                    self._turns.send_all_away(DatabaseAway(f"The database is away: {line(error)}"))
                 self._serve_waiters()
+            raise
+        with self._lock:
+            self._connecting -= is_counted
+            self._outage.end()
+            self._serve_waiters()
         return record
 
     def _is_alive(self, record: _ConnectionRecord) -> bool:
@@ -194,7 +156,7 @@ class FairPool(Pool):
         ):
             return False
         # An idle server says nothing: what can be read here is its farewell. Costs no round trip.
-        is_quiet = not _poll(connection.fileno())
+        is_quiet = not _poller(record, connection.fileno()).poll(0)
         idle_since_s = record.info["idle_since_s"]
         if is_quiet and idle_since_s > max(_now() - PING_AFTER_S, self._suspect_until_s):
             return True
@@ -214,14 +176,6 @@ class FairPool(Pool):
         share: float = record.info.setdefault("recycle_share", 1 - random.uniform(0, JITTER))
         return self._recycle * share
 
-    def _send_away(self, error: BaseException) -> None:
-        """Answer everybody who waits: what they wait for is not to be had soon."""
-        for queue in self._queues.values():
-            while queue:
-                waiter = queue.popleft()
-                waiter.error = DatabaseAway(f"The database is away: {line(error)}")
-                waiter.serve()
-
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         record = cast(_ConnectionRecord, record)
         lease = self._leases.pop(record, None)
@@ -233,14 +187,14 @@ class FairPool(Pool):
             record.close()  # while it still has its slot: the cap holds at the server, too
         record.info["idle_since_s"] = _now()
         with self._lock:
-            self._in_use[lease.purpose] -= 1
+            self._turns.give_back(lease.purpose)
             if is_sound:
                 self._idle.append(record)
             self._serve_waiters()
             self._plan_sweep()
 
     def _plan_sweep(self) -> None:
-        if self._sweeper is None and self._idle and self._in_use.total() + len(self._idle) > self._size:
+        if self._sweeper is None and self._idle and self._turns.used + len(self._idle) > self._size:
             self._sweeper = threading.Timer(LINGER_S, self._sweep)
             self._sweeper.daemon = True
             self._sweeper.start()
@@ -260,7 +214,7 @@ class FairPool(Pool):
             while self._idle and (
                 everything
                 or (
-                    self._in_use.total() + len(self._idle) > self._size
+                    self._turns.used + len(self._idle) > self._size
                     and _now() - self._idle[0].info["idle_since_s"] >= LINGER_S
                 )
             ):
@@ -288,7 +242,7 @@ class FairPool(Pool):
         """Name holders, waiters and the last failure to connect: what somebody who waited in vain needs to know."""
         with self._lock:
             leases = sorted(self._leases.values(), key=lambda lease: lease.since_s)
-            waiting = {item.name.lower(): len(queue) for item, queue in self._queues.items() if queue}
+            waiting = self._turns.lengths()
             idle = len(self._idle)
         words = [f"{len(leases)} of {self._cap} in use, {idle} idle, waiting: {waiting or 'nobody'}."]
         if leases:
@@ -307,17 +261,19 @@ class FairPool(Pool):
 
     def checkedout(self) -> int:
         """Count connections that are in use or being made for somebody."""
-        return self._in_use.total()
+        return self._turns.used
 
     def overflow(self) -> int:
         """Count connections above pool_size."""
         return max(self.checkedin() + self.checkedout() - self._size, 0)
 
 
-def _poll(descriptor: int) -> bool:
-    poller = select.poll()  # select.select() stops at descriptor 1023
-    poller.register(descriptor, select.POLLIN)
-    return bool(poller.poll(0))
+def _poller(record: _ConnectionRecord, descriptor: int) -> select.poll:
+    poller: select.poll | None = record.info.get("poller")
+    if poller is None:
+        poller = record.info["poller"] = select.poll()  # select.select() stops at descriptor 1023
+        poller.register(descriptor, select.POLLIN)
+    return poller
 
 
 def _now() -> float:

@@ -5,28 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from enum import Enum
-from typing import NamedTuple
 
 
-class Share(NamedTuple):
-    """What a purpose gets of the pool."""
+class Purpose:
+    """A kind of work and what it gets of the pool; compared by identity, for that is looked at a lot."""
 
-    guaranteed: int
-    timeout_s: float | None  # None: the pool's own, POOL_TIMEOUT
+    __slots__ = ("guaranteed", "name", "rank", "timeout_s")
 
+    def __init__(self, rank: int, name: str, *, guaranteed: int, timeout_s: float | None) -> None:
+        self.rank = rank
+        self.name = name
+        self.guaranteed = guaranteed
+        self.timeout_s = timeout_s  # None: the pool's own, POOL_TIMEOUT
 
-class Purpose(Enum):
-    """Kinds of work, the most urgent first. Each leaves free what the more urgent ones are guaranteed."""
-
-    SCAN = Share(guaranteed=2, timeout_s=1.0)
-    HEALTH = Share(guaranteed=1, timeout_s=0.5)
-    WEB = Share(guaranteed=3, timeout_s=5.0)
-    ADMIN = Share(guaranteed=1, timeout_s=5.5)
-    BACKGROUND = Share(guaranteed=1, timeout_s=None)
+    def __repr__(self) -> str:
+        return self.name
 
 
-_purpose: ContextVar[Purpose] = ContextVar("purpose", default=Purpose.BACKGROUND)
+SCAN = Purpose(0, "scan", guaranteed=2, timeout_s=1.0)
+HEALTH = Purpose(1, "health", guaranteed=1, timeout_s=0.5)
+WEB = Purpose(2, "web", guaranteed=3, timeout_s=5.0)
+ADMIN = Purpose(3, "admin", guaranteed=1, timeout_s=5.0)
+BACKGROUND = Purpose(4, "background", guaranteed=1, timeout_s=None)
+# The most urgent first: each leaves free what those before it are guaranteed.
+PURPOSES = (SCAN, HEALTH, WEB, ADMIN, BACKGROUND)
+
+_purpose: ContextVar[Purpose] = ContextVar("purpose", default=BACKGROUND)
 _label: ContextVar[str] = ContextVar("label", default="")
 
 

@@ -8,15 +8,21 @@ that hides a `set_config` is not seen: give such a function `SET … FROM CURREN
 from __future__ import annotations
 
 import logging
+import os
 import re
+import socket
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
+import psycopg2
 from psycopg2 import extensions
 
 from core import purpose
 
 log = logging.getLogger(__name__)
+
+HANG_UP_TIMEOUT_S = 0.2
 
 _CLEAN_TAG = re.compile(
     "(SELECT|INSERT|UPDATE|DELETE|MERGE|COPY|FETCH|MOVE|CLOSE|BEGIN|START|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|EXPLAIN|SHOW"
@@ -54,6 +60,18 @@ class Session(extensions.connection):
         self.set_session("default", "default", "default", autocommit=False)
         self.notices.clear()
         self.notifies.clear()
+
+    def close(self) -> None:
+        """Close, and wait for the server to hang up: until its process is gone it counts against max_connections."""
+        try:
+            wire = socket.socket(fileno=os.dup(self.fileno()))
+        except (psycopg2.Error, OSError):  # broken: there is nobody to wait for
+            return super().close()
+        super().close()
+        with wire, suppress(OSError):
+            wire.settimeout(HANG_UP_TIMEOUT_S)
+            while wire.recv(4096):
+                pass
 
     def _report(self, statement: str) -> None:
         place = purpose.label(), " ".join(statement.split())[:80]

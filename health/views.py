@@ -14,7 +14,7 @@ from django.http.response import HttpResponseBase
 
 from core import db
 from core.errors import RETRY_AFTER_S, error_response
-from core.purpose import Purpose, entering
+from core.purpose import HEALTH, entering
 from tickets.keys import key_ring
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class HealthMiddleware:
             response = error_response(405, "method_not_allowed", "Ask with GET or HEAD.")
             response["Allow"] = "GET, HEAD"
         else:
-            with entering(Purpose.HEALTH, request.path_info):
+            with entering(HEALTH, request.path_info):
                 response = view(request)
         response["Cache-Control"] = "no-store"
         return response

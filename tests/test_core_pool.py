@@ -16,11 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from core import db, lease, outage, pool
-from core.purpose import Purpose, entering
+from core.purpose import ADMIN, BACKGROUND, HEALTH, PURPOSES, SCAN, WEB, entering
 from tests.factories import make_event
 from tests.test_core_db import in_thread, orm_pid, server_connections
-
-SCAN, HEALTH, WEB, ADMIN, BACKGROUND = Purpose
 
 
 class Driver:
@@ -89,7 +87,7 @@ def make(driver):
 
 
 def waiting(fair):
-    return sum(map(len, fair._queues.values()))
+    return fair._turns.waiting
 
 
 def until(condition):
@@ -242,10 +240,10 @@ def test_under_a_flood_of_the_urgent_everybody_gets_its_guarantee(make):
 def test_a_pool_of_any_size_serves_every_purpose(make, cap):
     fair = make(1, cap - 1, shares=True)
 
-    for item in Purpose:
+    for item in PURPOSES:
         take(fair, item).close()
 
-    assert sum(fair._guaranteed.values()) <= cap // 2
+    assert sum(fair._turns._guaranteed) <= cap // 2
 
 
 def test_connections_above_the_size_linger_instead_of_being_opened_again(make, driver):
@@ -407,7 +405,7 @@ class PoolMachine(RuleBasedStateMachine):
         for left in list(self.driver.open):
             left.close()
 
-    @rule(item=st.sampled_from(list(Purpose)))
+    @rule(item=st.sampled_from(PURPOSES))
     def take(self, item):
         with suppress(PoolTimeout, pool.NestedCheckout, psycopg2.OperationalError):
             self.out.append(take(self.fair, item))

@@ -10,6 +10,8 @@ from django.db import connection
 from django.test import Client
 
 from core import db
+from core.purpose import WEB
+from tests.test_core_db import in_thread
 
 PROBES = ["/health/live", "/health/ready", "/health/db"]
 
@@ -132,3 +134,23 @@ def test_without_a_database_a_request_is_told_when_to_come_back():
     error = {"code": "database_unavailable", "message": "The database does not answer. Please try again."}
 
     assert ask_without_a_database("/api/v1/events/x/stats") == [[503, {"error": error}, "1"]]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_request_that_finds_no_free_connection_is_told_to_come_back(client, monkeypatch):
+    connection.close()
+    client.raise_request_exception = False
+    monkeypatch.setattr(WEB, "timeout_s", 0.05)
+    held = [db.engine.connect() for _ in range(15)]
+
+    def ask():
+        return client.get("/api/v1/events/x/stats", headers={"Authorization": "Bearer qrs_x"})
+
+    try:
+        response = in_thread(ask)
+    finally:
+        for conn in held:
+            conn.close()
+
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
+    assert response["Retry-After"] == "1"

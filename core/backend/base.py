@@ -18,6 +18,7 @@ from psycopg2.extensions import new_array_type, new_type, register_type
 from sqlalchemy import PoolProxiedConnection
 
 from core import db
+from core.errors import PoolExhausted
 
 # JSONField decodes by itself and wants text; raw SQL wants psycopg2's dicts. Django registers its choice on the
 # connection, where the next borrower would find it; a cursor's own casters end with the cursor.
@@ -104,14 +105,14 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """Borrow; only what the pool is not for (creating a test database) connects by itself.
 
         Raises:
-            OperationalError: no connection came free within the deadline.
+            PoolExhausted: no connection came free within the deadline.
         """
         if self is not db.orm() and conn_params != db.orm().get_connection_params():
             return db.connect(**conn_params)
         try:
             loan = _Loan(self, db.engine.raw_connection())
         except sqlalchemy.exc.TimeoutError as error:
-            raise OperationalError(f"No free database connection: {error}") from error
+            raise PoolExhausted(str(error)) from error
         _loans.held.add(loan)
         self._loan = weakref.ref(loan)
         connection = loan.proxy.driver_connection
