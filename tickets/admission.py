@@ -105,7 +105,7 @@ def _admit(*, event_id: int, window: EventWindow, scans: Sequence[Scan], now: da
     answers = []
     for scan in scans:
         verdict = stored[scan.nonce]
-        if not _is_same_attempt(scan, verdict):
+        if scan.nonce in seen and not _is_same_attempt(scan, verdict):
             raise NonceReused(f"The nonce {scan.nonce} was used for another scan: make a new one for each.")
         answers.append(Answer(verdict, message(verdict, now=now, zone=window.zone), scan.nonce in seen))
         seen.add(scan.nonce)
