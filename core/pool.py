@@ -9,8 +9,6 @@ A slot that comes free is handed to the one whose turn it is (core/turns), so th
 
 from __future__ import annotations
 
-import random
-import select
 import threading
 import time
 from collections import deque
@@ -21,14 +19,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 from sqlalchemy.pool.base import _ConnectionRecord
 
-from core import purpose
+from core import liveness, purpose
 from core.lease import Lease, formatted, stack
-from core.outage import JITTER, DatabaseAway, Outage, line
+from core.outage import DatabaseAway, Outage, line
 from core.purpose import Purpose
 from core.turns import Turns, Waiter
 
 LINGER_S = 60.0  # how long a connection above pool_size stays open unused: 5 + 10 without it opened 163 for 12 threads
-PING_AFTER_S = 5.0  # how long an idle connection is trusted
 
 
 class NestedCheckout(RuntimeError):
@@ -53,6 +50,7 @@ class FairPool(Pool):
         self._idle: deque[_ConnectionRecord] = deque()  # the last used on the right
         self._leases: dict[_ConnectionRecord, Lease] = {}
         self._turns: Turns[_ConnectionRecord] = Turns(self._cap)
+        self._returned: deque[tuple[Purpose, _ConnectionRecord | None]] = deque()
         self._closing = 0
         self._connecting = 0
         self._suspect_until_s = 0.0
@@ -65,6 +63,20 @@ class FairPool(Pool):
 
     def _do_get(self) -> _ConnectionRecord:
         wanted = purpose.current()
+        record = self._slot(wanted)
+        try:
+            record = self._connected(record)
+            self._leases[record] = Lease.now(wanted)
+        except BaseException:
+            with self._lock:
+                self._turns.give_back(wanted)
+                self._serve_waiters()
+            self._settle()
+            raise
+        return record
+
+    def _slot(self, wanted: Purpose) -> _ConnectionRecord | None:
+        """Wait for a slot of the cap; return the idle connection in it, None where one has to be made."""
         waiter = None
         with self._lock:
             if not self._idle:
@@ -75,11 +87,8 @@ class FairPool(Pool):
                 waiter = Waiter[_ConnectionRecord](wanted)
                 self._turns.wait(waiter)
                 self._serve_waiters()
-        if waiter is not None:
-            record = self._wait(waiter)
-        record = self._connected(record, wanted)
-        self._leases[record] = Lease.now(wanted)
-        return record
+        self._settle()
+        return record if waiter is None else self._wait(waiter)
 
     def _free(self) -> int:
         """Count the slots that can be given now; after an outage a few connect at a time."""
@@ -101,13 +110,17 @@ class FairPool(Pool):
             waiter.serve(self._take_slot(waiter.purpose))
 
     def _wait(self, waiter: Waiter[_ConnectionRecord]) -> _ConnectionRecord | None:
-        held = [lease for lease in list(self._leases.values()) if lease.thread is threading.current_thread()]
+        me = threading.current_thread()
+        held = [lease for lease in self._leases.copy().values() if lease.thread is me]
         timeout_s = waiter.purpose.timeout_s or self._timeout_s
-        if not waiter.ready.acquire(timeout=0 if held else timeout_s):
-            with self._lock:
-                if not waiter.is_served:
-                    self._turns.leave(waiter)
-                    self._serve_waiters()
+        try:
+            waiter.ready.acquire(timeout=0 if held else timeout_s)
+        except BaseException:  # Ctrl-C
+            self._stop_waiting(waiter)
+            if waiter.is_served and waiter.error is None:
+                self._hand_back(waiter.purpose, waiter.thing)
+            raise
+        self._stop_waiting(waiter)
         if waiter.error is not None:
             raise waiter.error
         if waiter.is_served:
@@ -119,62 +132,62 @@ class FairPool(Pool):
             )
         raise PoolTimeout(f"None came free for {waiter.purpose} within {timeout_s:g} s. {self.describe()}")
 
-    def _connected(self, record: _ConnectionRecord | None, wanted: Purpose) -> _ConnectionRecord:
-        """Return a live connection in a slot that is ours; give the slot back where there is none to be had."""
-        if record is not None and self._is_alive(record):
-            return record
+    def _stop_waiting(self, waiter: Waiter[_ConnectionRecord]) -> None:
+        if not waiter.is_served:
+            with self._lock:
+                if not waiter.is_served:  # it may have been served at the last moment
+                    self._turns.leave(waiter)
+                    self._serve_waiters()
+            self._settle()
+
+    def _hand_back(self, owner: Purpose, record: _ConnectionRecord | None) -> None:
+        """Undo a slot that nobody will use."""
+        with self._lock:
+            self._turns.give_back(owner)
+            if record is None:
+                self._connecting -= 1
+            else:
+                self._idle.append(record)
+            self._serve_waiters()
+        self._settle()
+
+    def _connected(self, record: _ConnectionRecord | None) -> _ConnectionRecord:
+        """Return a live connection for a slot that is ours."""
         is_counted = record is None  # in _connecting
         try:
             if record is not None:
+                if self._is_alive(record):
+                    return record
                 record.close()
                 with self._lock:
                     self._outage.check()
             record = cast(_ConnectionRecord, self._create_connection())
-        except BaseException as error:
-            with self._lock:
-                self._turns.give_back(wanted)
-                self._connecting -= is_counted
-                if isinstance(error, psycopg2.OperationalError) and not isinstance(error, DatabaseAway):
+        except psycopg2.OperationalError as error:
+            if not isinstance(error, DatabaseAway):
+                with self._lock:
                     self._outage.begin(error)
                     self._turns.send_all_away(DatabaseAway(f"The database is away: {line(error)}"))
-                self._serve_waiters()
             raise
-        with self._lock:
-            self._connecting -= is_counted
-            self._outage.end()
-            self._serve_waiters()
-        return record
+        else:
+            with self._lock:
+                self._outage.end()
+            return record
+        finally:
+            if is_counted:
+                with self._lock:
+                    self._connecting -= 1
+                    self._serve_waiters()
+            self._settle()
 
     def _is_alive(self, record: _ConnectionRecord) -> bool:
-        """Look whether an idle connection can be handed out; ask the server only after a while."""
-        connection = record.dbapi_connection
-        age_s = time.time() - record.last_connect_time
-        if (
-            connection is None
-            or record.last_connect_time < self._invalidate_time
-            or age_s > self._expires_s(record)
-        ):
+        is_current = record.dbapi_connection is not None and record.last_connect_time >= self._invalidate_time
+        if not is_current or liveness.is_expired(record, self._recycle):
             return False
-        # An idle server says nothing: what can be read here is its farewell. Costs no round trip.
-        is_quiet = not _poller(record, connection.fileno()).poll(0)
-        idle_since_s = record.info["idle_since_s"]
-        if is_quiet and idle_since_s > max(_now() - PING_AFTER_S, self._suspect_until_s):
+        if liveness.is_trusted(record, suspect_until_s=self._suspect_until_s) or liveness.answers(record):
             return True
-        try:
-            connection.autocommit = True  # or the ping would begin a transaction
-            connection.cursor().execute("SELECT 1")
-            connection.autocommit = False
-        except psycopg2.Error:
-            # What broke this one broke the others that were idle, too.
-            self._discard(everything=True)
-            return False
-        return True
-
-    def _expires_s(self, record: _ConnectionRecord) -> float:
-        if self._recycle < 0:
-            return float("inf")
-        share: float = record.info.setdefault("recycle_share", 1 - random.uniform(0, JITTER))
-        return self._recycle * share
+        # What broke this one broke the others that were idle, too.
+        self._discard(everything=True)
+        return False
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         record = cast(_ConnectionRecord, record)
@@ -186,12 +199,26 @@ class FairPool(Pool):
             self._suspect_until_s = _now()  # what broke this one may have broken those that are idle
             record.close()  # while it still has its slot: the cap holds at the server, too
         record.info["idle_since_s"] = _now()
-        with self._lock:
-            self._turns.give_back(lease.purpose)
-            if is_sound:
-                self._idle.append(record)
-            self._serve_waiters()
-            self._plan_sweep()
+        self._returned.append((lease.purpose, record if is_sound else None))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Book what was returned; if somebody holds the lock, that one does it right after.
+
+        Returning never waits for the lock: the garbage collector may return a forgotten connection at any moment, also
+        in a thread that holds it.
+        """
+        while self._returned and self._lock.acquire(blocking=False):
+            try:
+                while self._returned:
+                    owner, record = self._returned.popleft()
+                    self._turns.give_back(owner)
+                    if record is not None:
+                        self._idle.append(record)
+                self._serve_waiters()
+                self._plan_sweep()
+            finally:
+                self._lock.release()
 
     def _plan_sweep(self) -> None:
         if self._sweeper is None and self._idle and self._turns.used + len(self._idle) > self._size:
@@ -204,6 +231,7 @@ class FairPool(Pool):
         with self._lock:
             self._sweeper = None
             self._plan_sweep()
+        self._settle()
 
     def _discard(self, *, everything: bool) -> None:
         """Close idle connections: those above pool_size that lingered long enough, or all."""
@@ -225,6 +253,7 @@ class FairPool(Pool):
         with self._lock:
             self._closing -= len(discarded)
             self._serve_waiters()
+        self._settle()
 
     def dispose(self) -> None:
         """Close what is idle now, and what is in use when it comes back."""
@@ -234,22 +263,21 @@ class FairPool(Pool):
         """Return this pool: a second one would have a second cap (SQLAlchemy's dispose() lends 30 of 15)."""
         return self
 
-    def status(self) -> str:
-        """Say in one line what every connection is doing."""
-        return self.describe()
-
     def describe(self) -> str:
         """Name holders, waiters and the last failure to connect: what somebody who waited in vain needs to know."""
         with self._lock:
-            leases = sorted(self._leases.values(), key=lambda lease: lease.since_s)
+            leases = sorted(self._leases.copy().values(), key=lambda lease: lease.since_s)
             waiting = self._turns.lengths()
             idle = len(self._idle)
+        self._settle()
         words = [f"{len(leases)} of {self._cap} in use, {idle} idle, waiting: {waiting or 'nobody'}."]
         if leases:
             words.append(f"Held longest: {'; '.join(map(str, leases[:3]))}.")
         if self._outage.last_error is not None:
             words.append(f"Last failure to connect: {line(self._outage.last_error)}.")
         return " ".join(words)
+
+    status = describe
 
     def size(self) -> int:
         """Return pool_size."""
@@ -266,14 +294,6 @@ class FairPool(Pool):
     def overflow(self) -> int:
         """Count connections above pool_size."""
         return max(self.checkedin() + self.checkedout() - self._size, 0)
-
-
-def _poller(record: _ConnectionRecord, descriptor: int) -> select.poll:
-    poller: select.poll | None = record.info.get("poller")
-    if poller is None:
-        poller = record.info["poller"] = select.poll()  # select.select() stops at descriptor 1023
-        poller.register(descriptor, select.POLLIN)
-    return poller
 
 
 def _now() -> float:

@@ -1,5 +1,6 @@
 """The pool by itself, on connections that cost nothing; what needs a real server is at the end."""
 
+import gc
 import os
 import socket
 import threading
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from core import db, lease, outage, pool
+from core import db, lease, liveness, outage, pool
 from core.purpose import ADMIN, BACKGROUND, HEALTH, PURPOSES, SCAN, WEB, entering
 from tests.factories import make_event
 from tests.test_core_db import in_thread, orm_pid, server_connections
@@ -332,7 +333,7 @@ def test_an_idle_connection_is_trusted_for_a_while_and_then_asked(make, driver, 
     take(fair).close()
     trusted = only.pings
 
-    monkeypatch.setattr(pool, "PING_AFTER_S", 0)
+    monkeypatch.setattr(liveness, "PING_AFTER_S", 0)
     take(fair).close()
 
     assert (trusted, only.pings, driver.made, only.autocommit) == (0, 1, 1, False)
@@ -373,10 +374,15 @@ def test_connections_expire_but_not_all_at_once(make):
     fair = make(5, 0, recycle=1000)
     proxies = [take(fair) for _ in range(5)]
 
-    ages = {fair._expires_s(proxy._connection_record) for proxy in proxies}
-
-    assert len(ages) == 5
-    assert all(900 <= age <= 1000 for age in ages)
+    records = [proxy._connection_record for proxy in proxies]
+    for record in records:
+        record.starttime -= 899
+    assert not any(liveness.is_expired(record, 1000) for record in records)
+    shares = {record.info["recycle_share"] for record in records}
+    for record in records:
+        record.starttime -= 102
+    assert all(liveness.is_expired(record, 1000) for record in records)
+    assert len(shares) == 5
     for proxy in proxies:
         proxy.close()
 
@@ -387,6 +393,18 @@ def test_a_lease_knows_who_took_it():
 
     assert str(taken).startswith("POST /api/v1/scans on MainThread for 0.0 s")
     assert "test_a_lease_knows_who_took_it" in lease.formatted(taken.stack)
+
+
+def test_a_connection_that_the_garbage_collector_finds_comes_back_even_to_a_thread_that_holds_the_lock(make):
+    fair = make(1, 0)
+    forgotten = take(fair)
+
+    with fair._lock:
+        del forgotten
+        gc.collect()
+    fair._settle()
+
+    assert (fair.checkedin(), fair.checkedout()) == (1, 0)
 
 
 class PoolMachine(RuleBasedStateMachine):
