@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from types import CodeType, FrameType
 from typing import NamedTuple
 
@@ -32,6 +33,12 @@ class Lease(NamedTuple):
     def __str__(self) -> str:
         held_s = time.monotonic() - self.since_s
         return f"{self.label or self.purpose} on {self.thread.name} for {held_s:.1f} s"
+
+
+def longest(leases: Iterable[Lease], shown: int = 3) -> list[str]:
+    """Name those who hold a connection longest, in a sentence; none where nobody holds one."""
+    held = sorted(leases, key=lambda lease: lease.since_s)[:shown]
+    return [f"Held longest: {'; '.join(map(str, held))}."] if held else []
 
 
 def stack(depth: int = 10) -> Stack:

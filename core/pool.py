@@ -20,12 +20,13 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool
 from sqlalchemy.pool.base import _ConnectionRecord
 
 from core import liveness, purpose
-from core.lease import Lease, formatted, stack
+from core.lease import Lease, formatted, longest, stack
 from core.outage import DatabaseAway, Outage, line
 from core.purpose import Purpose
 from core.turns import Turns, Waiter
 
 LINGER_S = 60.0  # how long a connection above pool_size stays open unused: 5 + 10 without it opened 163 for 12 threads
+LIVELY_S = 30.0
 
 
 class NestedCheckout(RuntimeError):
@@ -54,6 +55,7 @@ class FairPool(Pool):
         self._closing = 0
         self._connecting = 0
         self._suspect_until_s = 0.0
+        self._sound_at_s = 0.0
         self._sweeper: threading.Timer | None = None
         self._outage = Outage(self._cap)
 
@@ -171,6 +173,7 @@ class FairPool(Pool):
         else:
             with self._lock:
                 self._outage.end()
+            self._sound_at_s = _now()
             return record
         finally:
             if is_counted:
@@ -198,6 +201,8 @@ class FairPool(Pool):
         if not is_sound:
             self._suspect_until_s = _now()  # what broke this one may have broken those that are idle
             record.close()  # while it still has its slot: the cap holds at the server, too
+        else:
+            self._sound_at_s = _now()
         record.info["idle_since_s"] = _now()
         self._returned.append((lease.purpose, record if is_sound else None))
         self._settle()
@@ -263,16 +268,21 @@ class FairPool(Pool):
         """Return this pool: a second one would have a second cap (SQLAlchemy's dispose() lends 30 of 15)."""
         return self
 
+    def is_lively(self) -> bool:
+        """Tell whether connections were made or returned sound lately: what can be known of the server without asking."""
+        return _now() - self._sound_at_s < LIVELY_S
+
     def describe(self) -> str:
         """Name holders, waiters and the last failure to connect: what somebody who waited in vain needs to know."""
         with self._lock:
-            leases = sorted(self._leases.copy().values(), key=lambda lease: lease.since_s)
+            leases = list(self._leases.copy().values())
             waiting = self._turns.lengths()
             idle = len(self._idle)
         self._settle()
-        words = [f"{len(leases)} of {self._cap} in use, {idle} idle, waiting: {waiting or 'nobody'}."]
-        if leases:
-            words.append(f"Held longest: {'; '.join(map(str, leases[:3]))}.")
+        words = [
+            f"{len(leases)} of {self._cap} in use, {idle} idle, waiting: {waiting or 'nobody'}.",
+            *longest(leases),
+        ]
         if self._outage.last_error is not None:
             words.append(f"Last failure to connect: {line(self._outage.last_error)}.")
         return " ".join(words)

@@ -47,6 +47,8 @@ class FrontDoor:
         self._django: Any = WSGIMiddleware(
             cast("Any", django_application), workers=THREADS, send_queue_size=0
         )
+        # Probes have threads of their own: they are asked for just when all others hang.
+        self._probes: Any = WSGIMiddleware(cast("Any", django_application), workers=4, send_queue_size=0)
         self._inside = 0
         self._held_bytes = 0
 
@@ -65,7 +67,8 @@ class FrontDoor:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 is_whole = await self._read(receive, body)
             if is_whole:
-                await self._django(_plain(scope, body), _whole(bytes(body)), send)
+                django = self._probes if scope["path"].startswith("/health/") else self._django
+                await django(_plain(scope, body), _whole(bytes(body)), send)
         except TimeoutError:
             await _answer(send, 408, "timeout", "The request took too long to arrive.")
         except _Refused as refused:

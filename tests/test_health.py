@@ -4,14 +4,21 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 from django.db import connection
 from django.test import Client
 
-from core import db
+from core import db, probe
 from core.purpose import WEB
 from tests.test_core_db import in_thread
+
+
+@pytest.fixture(autouse=True)
+def afresh():
+    probe.database.forget()
+
 
 PROBES = ["/health/live", "/health/ready", "/health/db"]
 
@@ -154,3 +161,46 @@ def test_a_request_that_finds_no_free_connection_is_told_to_come_back(client, mo
 
     assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
     assert response["Retry-After"] == "1"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_busy_pool_is_not_a_broken_database(client):
+    connection.close()
+    held = [db.engine.connect() for _ in range(15)]
+    try:
+        response = client.get("/health/db")
+    finally:
+        for conn in held:
+            conn.close()
+
+    assert (response.status_code, response.json()) == (
+        200,
+        {"pool_size": 5, "checked_in": 0, "checked_out": 15, "overflow": 10},
+    )
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_hundred_probes_ask_once(client, monkeypatch):
+    asked = []
+    monkeypatch.setattr(db, "ping", lambda: asked.append(1))
+
+    assert {client.get("/health/db").status_code for _ in range(100)} == {200}
+    assert len(asked) == 1
+
+
+def test_a_database_that_hangs_is_told_within_the_deadline_and_then_at_once(client, monkeypatch):
+    hangs, asked = threading.Event(), []
+
+    def hang():
+        asked.append(1)
+        hangs.wait(10)
+
+    monkeypatch.setattr(db, "ping", hang)
+    monkeypatch.setattr(probe, "WITHIN_S", 0.05)
+
+    answers = [client.get("/health/db") for _ in range(3)]
+    hangs.set()
+
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert answers[0].json()["error"] == "The database does not answer."
+    assert len(asked) == 1

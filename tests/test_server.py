@@ -296,6 +296,35 @@ def test_a_second_start_seeds_nothing_again_and_ctrl_c_stops_everything(start, t
     assert second.process.returncode == 0
 
 
+def test_probes_tell_of_a_frozen_database_in_time_while_every_thread_hangs(server):
+    postmaster = psutil.Process(int((server.var / "postgres/data/postmaster.pid").read_text().split()[0]))
+    url = f"{server.url}/health/"
+    frozen: list[psutil.Process] = []
+
+    def scan(_index):
+        with httpx.Client(timeout=30) as client:
+            return server.scan(client, "x").status_code
+
+    with ThreadPoolExecutor(30) as pool:
+        try:
+            postmaster.suspend()
+            frozen = [postmaster, *postmaster.children()]
+            for process in frozen[1:]:
+                process.suspend()
+            stuck = [pool.submit(scan, index) for index in range(30)]
+            time.sleep(1.2)  # what was known of the database is stale by now
+            answers = [httpx.get(url + probe, timeout=5) for probe in ("db", "ready", "live", "db")]
+        finally:
+            for process in reversed(frozen):
+                process.resume()
+        after = {future.result() for future in stuck}
+
+    assert [answer.status_code for answer in answers] == [503, 503, 200, 503]
+    assert max(answer.elapsed.total_seconds() for answer in answers) < 0.8
+    assert after <= {200, 503}
+    server.wait_until_ready()
+
+
 def test_a_connection_that_stays_silent_is_closed(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
         assert client.recv(1) == b""
