@@ -50,6 +50,7 @@ def connect(**parameters: Any) -> Session:
         except PostgresError as error:
             raise psycopg2.OperationalError(str(error)) from error
     own = {"connection_factory": Session, "cursor_factory": SessionCursor}
+    # Its process is remembered: a child that forks off must not speak on it.
     session: Session = psycopg2.connect(**{"application_name": f"qrsite:{os.getpid()}", **parameters, **own})
     return session
 

@@ -31,8 +31,12 @@ def is_trusted(record: _ConnectionRecord, *, suspect_until_s: float) -> bool:
     assert connection is not None
     poller: select.poll | None = record.info.get("poller")
     if poller is None:
-        poller = record.info["poller"] = select.poll()  # select.select() stops at descriptor 1023
-        poller.register(connection.fileno(), select.POLLIN)
+        poller = select.poll()  # select.select() stops at descriptor 1023
+        try:
+            poller.register(connection.fileno(), select.POLLIN)
+        except (psycopg2.Error, OSError, ValueError):  # somebody closed it
+            return False
+        record.info["poller"] = poller
     idle_since_s: float = record.info["idle_since_s"]
     return idle_since_s > max(time.monotonic() - PING_AFTER_S, suspect_until_s) and not poller.poll(0)
 

@@ -9,7 +9,6 @@ import psycopg2
 
 PAUSE_S = (0.1, 2.0)  # the first and the longest between two attempts
 JITTER = 0.1
-ATTEMPT_S = 5.0  # within this a prober has its answer (connect_timeout)
 
 
 class DatabaseAway(psycopg2.OperationalError):
@@ -22,35 +21,28 @@ class Outage:
     def __init__(self, connecting_limit: int) -> None:
         self._limit = connecting_limit
         self.connecting_max = connecting_limit
-        self.last_error: BaseException | None = None
+        self.last_error = ""  # text: an exception would keep its frames, and what is in them
         self._pause_s = 0.0
         self._retry_at_s = 0.0
 
-    def check(self) -> None:
-        """Let one caller through when an attempt is due, and tell the others at once.
+    @property
+    def is_pending(self) -> bool:
+        """Tell whether the next attempt is not due yet."""
+        return self._pause_s > 0 and time.monotonic() < self._retry_at_s
 
-        Raises:
-            DatabaseAway: no attempt is due.
-        """
-        if not self._pause_s:
-            return
-        if time.monotonic() < self._retry_at_s:
-            raise DatabaseAway(f"The database is away: {line(self.last_error)}")
-        self._retry_at_s = time.monotonic() + ATTEMPT_S
+    def refusal(self) -> DatabaseAway:
+        """Return what a caller is told; a new one each time, since raising it adds the caller's frames."""
+        return DatabaseAway(f"The database is away: {self.last_error}")
 
     def begin(self, error: BaseException) -> None:
-        """Note that an attempt failed."""
-        self.last_error = error
+        """Note that an attempt failed; those that fail together count as one."""
+        self.last_error = " ".join(str(error).split())
         self.connecting_max = 1
-        self._pause_s = min(max(self._pause_s * 2, PAUSE_S[0]), PAUSE_S[1])
-        self._retry_at_s = time.monotonic() + self._pause_s * random.uniform(1 - JITTER, 1 + JITTER)
+        if not self.is_pending:
+            self._pause_s = min(max(self._pause_s * 2, PAUSE_S[0]), PAUSE_S[1])
+            self._retry_at_s = time.monotonic() + self._pause_s * random.uniform(1 - JITTER, 1 + JITTER)
 
     def end(self) -> None:
         """Note that an attempt succeeded; each success lets twice as many connect at once."""
         self._pause_s = 0.0
         self.connecting_max = min(self.connecting_max * 2, self._limit)
-
-
-def line(error: BaseException | None) -> str:
-    """Write an error on one line."""
-    return " ".join(str(error).split())

@@ -9,9 +9,11 @@ A slot that comes free is handed to the one whose turn it is (core/turns), so th
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any, cast
 
 import psycopg2
@@ -21,7 +23,7 @@ from sqlalchemy.pool.base import _ConnectionRecord
 
 from core import liveness, purpose
 from core.lease import Lease, formatted, longest, stack
-from core.outage import DatabaseAway, Outage, line
+from core.outage import DatabaseAway, Outage
 from core.purpose import Purpose
 from core.turns import Turns, Waiter
 
@@ -47,6 +49,7 @@ class FairPool(Pool):
 
     def start_afresh(self) -> None:
         """Forget every connection without touching it: in a forked child they are the parent's."""
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._idle: deque[_ConnectionRecord] = deque()  # the last used on the right
         self._leases: dict[_ConnectionRecord, Lease] = {}
@@ -70,6 +73,9 @@ class FairPool(Pool):
             record = self._connected(record)
             self._leases[record] = Lease.now(wanted)
         except BaseException:
+            if record is not None:
+                with suppress(Exception):
+                    record.close()
             with self._lock:
                 self._turns.give_back(wanted)
                 self._serve_waiters()
@@ -81,8 +87,8 @@ class FairPool(Pool):
         """Wait for a slot of the cap; return the idle connection in it, None where one has to be made."""
         waiter = None
         with self._lock:
-            if not self._idle:
-                self._outage.check()
+            if self._is_hopeless():
+                raise self._outage.refusal()
             if self._turns.may_take(wanted, self._free()):
                 record = self._take_slot(wanted)
             else:
@@ -93,10 +99,14 @@ class FairPool(Pool):
         return record if waiter is None else self._wait(waiter)
 
     def _free(self) -> int:
-        """Count the slots that can be given now; after an outage a few connect at a time."""
-        if not self._idle and self._connecting >= self._outage.connecting_max:
+        """Count the slots that can be given now; in and after an outage a few connect at a time."""
+        if not self._idle and (self._outage.is_pending or self._connecting >= self._outage.connecting_max):
             return 0
         return self._cap - self._turns.used - self._closing
+
+    def _is_hopeless(self) -> bool:
+        """Tell whether there is nothing to wait for: nobody works, nothing is idle, no attempt is due."""
+        return self._outage.is_pending and not self._idle and not self._leases and not self._connecting
 
     def _take_slot(self, wanted: Purpose) -> _ConnectionRecord | None:
         """Use a slot; return the idle connection in it, None where one has to be made."""
@@ -110,10 +120,13 @@ class FairPool(Pool):
         """Hand free slots to those whose turn it is. The lock is held."""
         while self._turns.waiting and (waiter := self._turns.next(self._free())) is not None:
             waiter.serve(self._take_slot(waiter.purpose))
+        if self._turns.waiting and self._is_hopeless():
+            self._turns.send_all_away(self._outage.refusal)
 
     def _wait(self, waiter: Waiter[_ConnectionRecord]) -> _ConnectionRecord | None:
         me = threading.current_thread()
-        held = [lease for lease in self._leases.copy().values() if lease.thread is me]
+        is_full = self._turns.used >= self._cap
+        held = [lease for lease in self._leases.copy().values() if is_full and lease.thread is me]
         timeout_s = waiter.purpose.timeout_s or self._timeout_s
         try:
             waiter.ready.acquire(timeout=0 if held else timeout_s)
@@ -161,14 +174,13 @@ class FairPool(Pool):
                 if self._is_alive(record):
                     return record
                 record.close()
-                with self._lock:
-                    self._outage.check()
+                if self._is_hopeless():
+                    raise self._outage.refusal()
             record = cast(_ConnectionRecord, self._create_connection())
         except psycopg2.OperationalError as error:
             if not isinstance(error, DatabaseAway):
                 with self._lock:
                     self._outage.begin(error)
-                    self._turns.send_all_away(DatabaseAway(f"The database is away: {line(error)}"))
             raise
         else:
             with self._lock:
@@ -194,18 +206,21 @@ class FairPool(Pool):
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         record = cast(_ConnectionRecord, record)
-        lease = self._leases.pop(record, None)
-        if lease is None:  # taken before a fork: the parent's
+        # Taken before a fork: the parent's. Python frees what other threads held before any at-fork hook runs.
+        lease = self._leases.pop(record, None) if self._pid == os.getpid() else None
+        if lease is None:
             return
         is_sound = record.dbapi_connection is not None and record.last_connect_time >= self._invalidate_time
-        if not is_sound:
-            self._suspect_until_s = _now()  # what broke this one may have broken those that are idle
-            record.close()  # while it still has its slot: the cap holds at the server, too
-        else:
-            self._sound_at_s = _now()
-        record.info["idle_since_s"] = _now()
-        self._returned.append((lease.purpose, record if is_sound else None))
-        self._settle()
+        try:
+            if is_sound:
+                self._sound_at_s = _now()
+            else:
+                self._suspect_until_s = _now()  # what broke this one may have broken those that are idle
+                record.close()  # while it still has its slot: the cap holds at the server, too
+            record.info["idle_since_s"] = _now()
+        finally:
+            self._returned.append((lease.purpose, record if is_sound else None))
+            self._settle()
 
     def _settle(self) -> None:
         """Book what was returned; if somebody holds the lock, that one does it right after.
@@ -227,16 +242,20 @@ class FairPool(Pool):
 
     def _plan_sweep(self) -> None:
         if self._sweeper is None and self._idle and self._turns.used + len(self._idle) > self._size:
-            self._sweeper = threading.Timer(LINGER_S, self._sweep)
-            self._sweeper.daemon = True
-            self._sweeper.start()
+            sweeper = threading.Timer(LINGER_S, self._sweep)
+            sweeper.daemon = True
+            with suppress(RuntimeError):  # no thread to be had, or the interpreter ends
+                sweeper.start()
+                self._sweeper = sweeper
 
     def _sweep(self) -> None:
-        self._discard(everything=False)
-        with self._lock:
-            self._sweeper = None
-            self._plan_sweep()
-        self._settle()
+        try:
+            self._discard(everything=False)
+        finally:
+            with self._lock:
+                self._sweeper = None
+                self._plan_sweep()
+            self._settle()
 
     def _discard(self, *, everything: bool) -> None:
         """Close idle connections: those above pool_size that lingered long enough, or all."""
@@ -253,12 +272,14 @@ class FairPool(Pool):
             ):
                 discarded.append(self._idle.popleft())
             self._closing += len(discarded)
-        for record in discarded:
-            record.close()
-        with self._lock:
-            self._closing -= len(discarded)
-            self._serve_waiters()
-        self._settle()
+        try:
+            for record in discarded:
+                record.close()
+        finally:
+            with self._lock:
+                self._closing -= len(discarded)
+                self._serve_waiters()
+            self._settle()
 
     def dispose(self) -> None:
         """Close what is idle now, and what is in use when it comes back."""
@@ -283,8 +304,8 @@ class FairPool(Pool):
             f"{len(leases)} of {self._cap} in use, {idle} idle, waiting: {waiting or 'nobody'}.",
             *longest(leases),
         ]
-        if self._outage.last_error is not None:
-            words.append(f"Last failure to connect: {line(self._outage.last_error)}.")
+        if self._outage.last_error:
+            words.append(f"Last failure to connect: {self._outage.last_error}.")
         return " ".join(words)
 
     status = describe

@@ -28,9 +28,12 @@ _CLEAN_TAG = re.compile(
     "(SELECT|INSERT|UPDATE|DELETE|MERGE|COPY|FETCH|MOVE|CLOSE|BEGIN|START|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|EXPLAIN|SHOW"
     "|LOCK|CREATE|ALTER|DROP|TRUNCATE|COMMENT|GRANT|REVOKE|ANALYZE|VACUUM|REINDEX|NOTIFY)"
 )
-# Several statements in one text show only the last one's tag.
-_SUSPICIOUS = re.compile(r"set_config|advisory|\btemp|dblink|;\s*\S", re.IGNORECASE)
-_reported: set[tuple[str, str]] = set()
+# Several statements in one text show only the last one's tag; U&"" can spell any name.
+_SUSPICIOUS = re.compile(r"""set_config|advisory|temp|dblink|pg_settings|u&"|;\s*\S""", re.IGNORECASE)
+_SET_LOCAL = re.compile(r"\s*SET\s+LOCAL\b", re.IGNORECASE)
+_LITERAL = re.compile(r"'[^']*'")
+_reported: set[str] = set()
+_REPORTED_MAX = 500
 
 
 class Session(extensions.connection):
@@ -39,12 +42,30 @@ class Session(extensions.connection):
     changed_by: str | None = None
     resets = 0
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.owner_pid = os.getpid()
+
+    def cursor(self, *arguments: Any, **options: Any) -> Any:
+        """Open a cursor; one of another kind can't be watched, so the session counts as changed."""
+        cursor = super().cursor(*arguments, **options)
+        if not isinstance(cursor, SessionCursor):
+            self.changed_by = f"a {type(cursor).__name__}"
+        return cursor
+
+    def set_client_encoding(self, encoding: str) -> None:
+        """Change the encoding, for as long as the session is borrowed."""
+        self.changed_by = "set_client_encoding"
+        super().set_client_encoding(encoding)
+
     def clean(self) -> None:
         """Make the session as good as new; free of charge where nobody changed it.
 
         Raises:
             psycopg2.Error: it can't be cleaned, and must be closed.
         """
+        if self.owner_pid != os.getpid():
+            return
         status = self.info.transaction_status
         if self.changed_by is None and status != extensions.TRANSACTION_STATUS_IDLE and not self.autocommit:
             self.rollback()
@@ -58,11 +79,14 @@ class Session(extensions.connection):
             self.resets += 1
             self.changed_by = None
         self.set_session("default", "default", "default", autocommit=False)
+        self.cursor_factory = SessionCursor
         self.notices.clear()
         self.notifies.clear()
 
     def close(self) -> None:
         """Close, and wait for the server to hang up: until its process is gone it counts against max_connections."""
+        if self.owner_pid != os.getpid():
+            return
         try:
             wire = socket.socket(fileno=os.dup(self.fileno()))
         except (psycopg2.Error, OSError):  # broken: there is nobody to wait for
@@ -74,11 +98,11 @@ class Session(extensions.connection):
                 pass
 
     def _report(self, statement: str) -> None:
-        place = purpose.label(), " ".join(statement.split())[:80]
-        if place not in _reported:
-            _reported.add(place)
+        words = _LITERAL.sub("'…'", " ".join(statement.split()))[:80]
+        if words not in _reported and len(_reported) < _REPORTED_MAX:
+            _reported.add(words)
             log.warning(
-                "%s left its session changed by: %s …; it was reset", place[0] or "Somebody", place[1]
+                "%s left its session changed by: %s …; it was reset", purpose.label() or "Somebody", words
             )
 
 
@@ -91,13 +115,22 @@ class SessionCursor(extensions.cursor):
         """Execute, and look at what it was."""
         try:
             super().execute(query, variables)
-        finally:
-            self._note(query)
+        except psycopg2.Error:
+            self._note(query, has_failed=True)
+            raise
+        self._note(query)
 
     def executemany(self, query: Any, variables: Any) -> None:
         """Execute often, and look at what it was."""
         try:
             super().executemany(query, variables)
+        finally:
+            self._note(query, has_failed=True)
+
+    def copy_expert(self, query: Any, *arguments: Any, **options: Any) -> None:  # type: ignore[override]
+        """Copy, and look at what it was: psycopg2 runs any statement here."""
+        try:
+            super().copy_expert(query, *arguments, **options)
         finally:
             self._note(query)
 
@@ -106,12 +139,29 @@ class SessionCursor(extensions.cursor):
         self.connection.changed_by = f"callproc {name}"
         return super().callproc(name, *arguments)
 
-    def _note(self, query: Any) -> None:
-        text = query if isinstance(query, str) else str(query)
-        if not _CLEAN_TAG.match(self.statusmessage or "ERROR") or _is_suspicious(text):
+    def _note(self, query: Any, *, has_failed: bool = False) -> None:
+        text = self._text(query)
+        if _looks_suspicious(text):
+            self.connection.changed_by = text
+        elif has_failed:
+            return  # what failed changed nothing, and the status is that of an earlier statement
+        elif self.name:
+            if self.withhold:
+                self.connection.changed_by = f"cursor {self.name} WITH HOLD"
+        elif not _CLEAN_TAG.match(self.statusmessage or "") and not _SET_LOCAL.match(text):
             self.connection.changed_by = text
 
+    def _text(self, query: Any) -> str:
+        if isinstance(query, bytes):
+            return query.decode(errors="replace")
+        return query if isinstance(query, str) else str(query.as_string(self))
 
-@lru_cache(maxsize=2048)
+
+def _looks_suspicious(text: str) -> bool:
+    # Long texts hold rows; they are not worth remembering.
+    return _is_suspicious(text) if len(text) < 4096 else _SUSPICIOUS.search(text) is not None
+
+
+@lru_cache(maxsize=1024)
 def _is_suspicious(text: str) -> bool:
     return _SUSPICIOUS.search(text.rstrip("; \n")) is not None

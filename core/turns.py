@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -103,12 +104,12 @@ class Turns(Generic[T]):
         self.leave(first[2])
         return first[2]
 
-    def send_all_away(self, error: BaseException) -> None:
-        """Answer everybody who waits."""
+    def send_all_away(self, refusal: Callable[[], BaseException]) -> None:
+        """Answer everybody who waits, each with an error of its own."""
         for queue in self._queues:
             while queue:
                 self.waiting -= 1
-                queue.popleft().serve(error=error)
+                queue.popleft().serve(error=refusal())
 
     def lengths(self) -> dict[str, int]:
         """Count who waits, by purpose."""

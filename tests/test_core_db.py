@@ -2,6 +2,7 @@
 
 import ast
 import gc
+import io
 import os
 import subprocess
 import threading
@@ -10,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psycopg2
+import psycopg2.sql
 import pytest
 from django.conf import settings
 from django.core.management import BaseCommand
@@ -19,11 +21,13 @@ from django.db import (
     InterfaceError,
     InternalError,
     OperationalError,
+    ProgrammingError,
     connection,
     connections,
     transaction,
 )
 from django.http import HttpResponse
+from psycopg2.extras import DictCursor
 from sqlalchemy.exc import ResourceClosedError
 
 from core import db
@@ -231,6 +235,16 @@ LEFT_BEHIND = {
     "select into": ("SELECT 1 AS a INTO TEMP t", "SELECT count(*) FROM pg_class WHERE relname = 't'", 0),
     "block": (
         "DO $$ BEGIN PERFORM set_config('search_path', 'x', false); END $$",
+        "SHOW search_path",
+        '"$user", public',
+    ),
+    "schema of temporary tables": (
+        "CREATE TABLE pg_temp.t ()",
+        "SELECT count(*) FROM pg_class WHERE relname = 't'",
+        0,
+    ),
+    "settings as a table": (
+        "UPDATE pg_settings SET setting = 'nowhere' WHERE name = 'search_path'",
         "SHOW search_path",
         '"$user", public',
     ),
@@ -539,3 +553,40 @@ def test_who_leaves_a_session_changed_is_named_once(caplog):
     assert [record.getMessage() for record in caplog.records if record.name == "core.session"] == [
         "GET /culprit left its session changed by: SET statement_timeout = %s …; it was reset"
     ]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda cursor: cursor.execute(b"CREATE\nTEMP TABLE t ()"),
+        lambda cursor: cursor.execute(psycopg2.sql.SQL("CREATE\nTEMP TABLE t ()")),
+        lambda cursor: cursor.copy_expert("CREATE TEMP TABLE t ()", io.StringIO()),
+        lambda cursor: cursor.connection.cursor(cursor_factory=DictCursor).execute("CREATE TEMP TABLE t ()"),
+    ],
+)
+def test_odd_ways_to_change_a_session_are_noticed(leave):
+    connection.close()
+    db.engine.dispose()
+    with connection.cursor() as cursor, suppress(ProgrammingError):
+        leave(cursor.cursor)
+    connection.close()
+
+    with db.begin() as conn:
+        assert conn.exec_driver_sql("SELECT count(*) FROM pg_class WHERE relname = 't'").scalar_one() == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_statement_that_failed_and_a_local_setting_are_no_change(caplog):
+    connection.close()
+    db.engine.dispose()
+    with connection.cursor() as cursor, suppress(DataError):
+        cursor.execute("SELECT 'a secret'::int")
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL statement_timeout = 7000")
+        list(Event.objects.iterator())
+    session = connection.connection
+    connection.close()
+
+    assert session.resets == 0
+    assert [record for record in caplog.records if record.name == "core.session"] == []

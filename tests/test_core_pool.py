@@ -275,7 +275,7 @@ def test_the_cap_holds_through_dispose_with_every_connection_out(make, driver):
     fair.dispose()
     assert fair.recreate() is fair
     with pytest.raises(PoolTimeout):
-        in_thread(lambda: take(fair))
+        in_thread(lambda: take(fair, BACKGROUND))
     for proxy in out:
         proxy.close()
     for proxy in [take(fair) for _ in range(3)]:
@@ -307,7 +307,7 @@ def test_while_the_database_is_away_one_tries_and_the_others_are_told_at_once(ma
         with pytest.raises(psycopg2.OperationalError, match="connection refused"):
             take(fair)
     told_at_once = driver.attempts
-    until(lambda: time.monotonic() > fair._outage._retry_at_s)
+    until(lambda: not fair._outage.is_pending)
     driver.error = None
     take(fair).close()
 
@@ -407,6 +407,56 @@ def test_a_connection_that_the_garbage_collector_finds_comes_back_even_to_a_thre
     assert (fair.checkedin(), fair.checkedout()) == (1, 0)
 
 
+def test_one_failing_connect_takes_nothing_from_those_whom_others_can_serve(make, driver):
+    fair = make(1, 2)
+    held = [take(fair) for _ in range(2)]
+    driver.error = psycopg2.OperationalError("sorry, too many clients already")
+
+    with pytest.raises(psycopg2.OperationalError, match="too many clients"):
+        in_thread(lambda: take(fair))
+    with ThreadPoolExecutor(2) as executor:
+        waiters = [queue_up(fair, executor, WEB, lambda: None) for _ in range(2)]
+        for proxy in held:
+            proxy.close()
+        assert [waiter.exception(5) for waiter in waiters] == [None, None]
+
+
+def test_connects_that_fail_together_count_as_one():
+    away = outage.Outage(15)
+
+    for _ in range(15):
+        away.begin(psycopg2.OperationalError("refused"))
+
+    assert away._pause_s == outage.PAUSE_S[0]
+    assert away.refusal() is not away.refusal()
+
+
+def test_a_close_that_is_interrupted_loses_no_slot(make, driver, monkeypatch):
+    fair = make(1, 0)
+    proxy = take(fair)
+    fair.dispose()
+    monkeypatch.setattr(Connection, "close", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+
+    with pytest.raises(KeyboardInterrupt):
+        proxy.close()
+    monkeypatch.undo()
+
+    assert fair.checkedout() == 0
+    take(fair).close()
+
+
+def test_an_idle_connection_that_somebody_closed_is_replaced(make, driver):
+    fair = make(1, 0)
+    take(fair).close()
+    fair._idle[0].dbapi_connection.ours.close()
+    monkey = fair._idle[0].dbapi_connection
+    monkey.is_dead = True
+
+    take(fair).close()
+
+    assert driver.made == 2
+
+
 class PoolMachine(RuleBasedStateMachine):
     """Whatever is taken, returned, broken or disposed of, the books are right and the cap holds."""
 
@@ -418,8 +468,13 @@ class PoolMachine(RuleBasedStateMachine):
         self.fair = pool.FairPool(self.driver.connect, 2, 2, 0.001, reset_on_return=None)
         self.fair.reserve_shares()
         self.out = []
+        self.timeouts_s = [item.timeout_s for item in PURPOSES]
+        for item in PURPOSES:
+            item.timeout_s = None  # the pool's own
 
     def teardown(self):
+        for item, timeout_s in zip(PURPOSES, self.timeouts_s, strict=True):
+            item.timeout_s = timeout_s
         for left in list(self.driver.open):
             left.close()
 
@@ -485,6 +540,38 @@ def test_a_forked_child_has_a_pool_of_its_own_and_the_parent_is_unharmed():
         assert orm_pid() == before
 
     assert (int(childs_pid) != before, int(childs_out), event.name) == (True, 1, "before the fork")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_fork_leaves_the_transactions_of_other_threads_alone():
+    event = make_event(name="before")
+    connection.close()
+    is_open, go = threading.Event(), threading.Event()
+
+    def work():
+        with suppress(ZeroDivisionError), transaction.atomic():
+            before = orm_pid()
+            type(event).objects.update(name="in a transaction")
+            is_open.set()
+            go.wait(10)
+            type(event).objects.update(name="after the fork")
+            assert orm_pid() == before
+            raise ZeroDivisionError
+        connection.close()
+
+    with ThreadPoolExecutor(1) as executor:
+        working = executor.submit(work)
+        is_open.wait(10)
+        child = os.fork()
+        if child == 0:
+            gc.collect()
+            os._exit(0)
+        os.waitpid(child, 0)
+        go.set()
+        working.result(10)
+
+    event.refresh_from_db()
+    assert event.name == "before"
 
 
 @pytest.mark.django_db(transaction=True)
