@@ -42,9 +42,11 @@ class FairPool(Pool):
         self, creator: Any, pool_size: int = 5, max_overflow: int = 10, timeout: float = 30.0, **kwargs: Any
     ) -> None:
         super().__init__(creator, **kwargs)
+        # Named as QueuePool names them, for whoever looks.
         self._size = pool_size
+        self._max_overflow = max_overflow
         self._cap = pool_size + max_overflow
-        self._timeout_s = timeout
+        self._timeout = timeout
         self.start_afresh()
 
     def start_afresh(self) -> None:
@@ -127,7 +129,7 @@ class FairPool(Pool):
         me = threading.current_thread()
         is_full = self._turns.used >= self._cap
         held = [lease for lease in self._leases.copy().values() if is_full and lease.thread is me]
-        timeout_s = waiter.purpose.timeout_s or self._timeout_s
+        timeout_s = waiter.purpose.timeout_s or self._timeout
         try:
             waiter.ready.acquire(timeout=0 if held else timeout_s)
         except BaseException:  # Ctrl-C
@@ -313,6 +315,10 @@ class FairPool(Pool):
     def size(self) -> int:
         """Return pool_size."""
         return self._size
+
+    def timeout(self) -> float:
+        """Return pool_timeout: seconds, for purposes that have no deadline of their own."""
+        return self._timeout
 
     def checkedin(self) -> int:
         """Count connections that are open and idle."""

@@ -77,7 +77,7 @@ def in_thread(work):
 def test_the_engine_is_made_of_the_settings():
     pool = db.engine.pool
 
-    assert (pool.size(), pool._cap, pool._timeout_s, pool._recycle) == (5, 15, 30, 1800)
+    assert (pool.size(), pool._max_overflow, pool.timeout(), pool._recycle) == (5, 10, 30, 1800)
     assert db.engine.dialect.driver == "psycopg2"
 
 
@@ -407,7 +407,7 @@ def test_as_many_threads_as_connections_all_hold_one_at_once():
 @pytest.mark.django_db(transaction=True)
 def test_an_exhausted_pool_is_djangos_operational_error(monkeypatch):
     connection.close()
-    monkeypatch.setattr(db.engine.pool, "_timeout_s", 0.05)
+    monkeypatch.setattr(db.engine.pool, "_timeout", 0.05)
     held = [db.engine.connect() for _ in range(CAP)]
     try:
         with pytest.raises(
