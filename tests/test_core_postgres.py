@@ -51,7 +51,7 @@ import os
 child = os.fork()
 if child == 0:
     server.ensure_running()
-os.write(1, b"child\n" if child == 0 else b"parent\n")  # one write: two processes share the pipe
+os.write(1, b"child\\n" if child == 0 else b"parent\\n")  # one write: two processes share the pipe
 if child == 0:
     sys.stdin.read()
 """
