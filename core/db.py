@@ -7,23 +7,25 @@ So a thread never holds two connections, and one `atomic()` covers both.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
+from weakref import WeakSet
 
 import psycopg2
 import sqlalchemy
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, Error, InternalError, connections, transaction
 from psycopg2.extensions import TRANSACTION_STATUS_INERROR
 from sqlalchemy import ExceptionContext, PoolProxiedConnection, event
-from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
-from core import sql
+from core import purpose, sql
 from core.pool import FairPool
 from core.postgres import PostgresError
-from core.session import Session, SessionCursor
+from core.session import Session, SessionCursor, application_name
 
 if TYPE_CHECKING:
     from core.backend.base import DatabaseWrapper
@@ -38,6 +40,27 @@ class PoolStats(NamedTuple):
     overflow: int
 
 
+def _refuse_what_keeps_connections(configured: dict[str, Any]) -> None:
+    """Refuse settings of Django under which a thread would hold a connection that it doesn't use.
+
+    Raises:
+        ImproperlyConfigured: one of them is set.
+    """
+    if configured.get("CONN_MAX_AGE", 0) != 0:
+        raise ImproperlyConfigured(
+            "CONN_MAX_AGE must be 0: the pool keeps connections open, and a thread that kept one between two requests "
+            "would keep it from everybody else. Remove it; POOL_RECYCLE limits the age of connections."
+        )
+    if configured.get("ATOMIC_REQUESTS", False):
+        raise ImproperlyConfigured(
+            "ATOMIC_REQUESTS must be off: it takes a connection before the view is entered, for views that need none, "
+            "too. Remove it; use transaction.atomic() where several writes belong together."
+        )
+
+
+_refuse_what_keeps_connections(settings.DATABASES[DEFAULT_DB_ALIAS])
+
+
 def connect(**parameters: Any) -> Session:
     """Open a connection outside the pool's count, starting the embedded server if it is ours and not running.
 
@@ -50,39 +73,44 @@ def connect(**parameters: Any) -> Session:
         except PostgresError as error:
             raise psycopg2.OperationalError(str(error)) from error
     own = {"connection_factory": Session, "cursor_factory": SessionCursor}
-    # Its process is remembered: a child that forks off must not speak on it.
-    session: Session = psycopg2.connect(**{"application_name": f"qrsite:{os.getpid()}", **parameters, **own})
+    session: Session = psycopg2.connect(**{**parameters, **own})
     return session
+
+
+def connect_outside(**parameters: Any) -> Session:
+    """Open a connection that the pool is not for (creating a test database); counted, and named in pg_stat_activity."""
+    session = connect(**{"application_name": application_name("outside"), **parameters})
+    _outside.add(session)
+    return session
+
+
+def _connect_for_pool() -> Session:
+    """Open a connection for the purpose at hand, within its deadline."""
+    wanted = purpose.current()
+    # What Django's settings name at this moment: in a test, the test database.
+    parameters = orm().get_connection_params()
+    if wanted.timeout_s is not None:
+        # libpq counts whole seconds.
+        parameters["connect_timeout"] = min(parameters.get("connect_timeout", 5), math.ceil(wanted.timeout_s))
+    return connect(**{"application_name": application_name(wanted.name), **parameters})
 
 
 engine = sqlalchemy.create_engine(
     "postgresql+psycopg2://",
-    # What Django's settings name at this moment: in a test, the test database.
-    creator=lambda: connect(**orm().get_connection_params()),
+    creator=_connect_for_pool,
     poolclass=FairPool,
     pool_size=settings.POOL_SIZE,
     max_overflow=settings.POOL_MAX_OVERFLOW,
     pool_timeout=settings.POOL_TIMEOUT,
     pool_recycle=settings.POOL_RECYCLE,
-    pool_reset_on_return=None,  # _clean does it
     use_native_hstore=False,  # saves a catalogue query on every new connection
 )
 
 pool = cast("FairPool", engine.pool)  # dispose() keeps it
+# A connection to another database than the one named now is replaced (Django renames it for tests).
+pool.target = lambda: connections.settings[DEFAULT_DB_ALIAS]["NAME"]
 os.register_at_fork(after_in_child=pool.start_afresh)
-
-
-@event.listens_for(engine, "checkout")
-def _follow_settings(session: Session, _record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
-    """Replace a connection to the database that the settings named before (Django renames it for tests)."""
-    if session.info.dbname != orm().settings_dict["NAME"]:
-        raise sqlalchemy.exc.DisconnectionError("made for another database")
-
-
-@event.listens_for(engine, "reset")
-def _clean(session: Session, _record: ConnectionPoolEntry, _state: PoolResetState) -> None:
-    """Hand a session back as if it were new; one that can't be cleaned raises, and is thrown away."""
-    session.clean()
+_outside: WeakSet[Session] = WeakSet()
 
 
 @event.listens_for(engine, "handle_error")
@@ -155,14 +183,19 @@ def begin() -> Iterator[LentConnection]:
             wrapper.close()
 
 
-def ping() -> None:
-    """Make sure that PostgreSQL answers.
+def ping(*, within_s: float) -> None:
+    """Make sure that PostgreSQL answers; hang up on it if it takes longer than that.
 
     Raises:
         django.db.Error: it does not.
     """
-    with begin() as conn:
+    with begin() as conn, pool.hanging_up_after(within_s, orm().pooled_connection()):
         conn.exec_driver_sql("SELECT 1")
+
+
+def abandon_open_transaction(**_signal: Any) -> None:
+    """Roll back what a request left open on its thread: a receiver for the signals at its start and its end."""
+    orm().abandon()
 
 
 def connection_limit() -> int:
@@ -170,6 +203,11 @@ def connection_limit() -> int:
     with begin() as conn:
         limit: int = conn.execute(sql.load("core")["connection_limit"]).scalar_one()
     return limit
+
+
+def open_outside() -> int:
+    """Count connections of this process that the pool does not hold."""
+    return sum(not session.closed for session in _outside)
 
 
 def pool_stats() -> PoolStats:

@@ -1,4 +1,4 @@
-"""Who holds a connection: for error messages, logs and people who wonder."""
+"""Who holds a connection: for error messages, logs, metrics and people who wonder."""
 
 from __future__ import annotations
 
@@ -6,29 +6,65 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from itertools import count, takewhile
 from types import CodeType, FrameType
-from typing import NamedTuple
+from typing import Any
 
 from core import purpose
+from core.link import Link
 from core.purpose import Purpose
 
 Stack = tuple[tuple[CodeType, int], ...]
-_HIDDEN = ("sqlalchemy", "/core/pool.py", "/core/lease.py")
+_HIDDEN = ("sqlalchemy/", "/core/pool.py", "/core/lease.py")
 
 
-class Lease(NamedTuple):
+class Lease:
     """One connection in use."""
 
-    purpose: Purpose
-    label: str
-    thread: threading.Thread
-    since_s: float
-    stack: Stack
+    __slots__ = (
+        "asked_s",
+        "is_dirty",
+        "label",
+        "leak",
+        "link",
+        "number",
+        "purpose",
+        "since_s",
+        "stack",
+        "thread",
+    )
+    _numbers = count(1)
 
-    @classmethod
-    def now(cls, wanted: Purpose) -> Lease:
-        """Describe what takes a connection here and now."""
-        return cls(wanted, purpose.label(), threading.current_thread(), time.monotonic(), stack())
+    def __init__(self, link: Link, wanted: Purpose, asked_s: float) -> None:
+        self.link = link
+        self.number = next(self._numbers)
+        self.purpose = wanted
+        self.label = purpose.label()
+        self.thread = threading.current_thread()
+        self.asked_s = asked_s
+        self.since_s = time.monotonic()
+        self.stack = stack()
+        self.is_dirty = False
+        self.leak = ""  # how it came back without being given back
+
+    def reclaim(self, why: str) -> None:
+        """Take the connection from a holder that will not give it back: close it, so that its slot is free."""
+        reference = self.link.record.fairy_ref
+        if reference is not None and (proxy := reference()) is not None:
+            self.leak = why
+            self.link.session.cut()
+            proxy.invalidate()
+
+    def snapshot(self, now_s: float) -> dict[str, Any]:
+        """Return who holds what since when, as JSON can hold it."""
+        return {
+            "lease": self.number,
+            "purpose": self.purpose.name,
+            "label": self.label,
+            "thread": self.thread.name,
+            "held_s": now_s - self.since_s,
+            **self.link.session.describe(),
+        }
 
     def __str__(self) -> str:
         held_s = time.monotonic() - self.since_s
@@ -41,22 +77,25 @@ def longest(leases: Iterable[Lease], shown: int = 3) -> list[str]:
     return [f"Held longest: {'; '.join(map(str, held))}."] if held else []
 
 
-def stack(depth: int = 10) -> Stack:
-    """Return the callers, the nearest first; cheap enough for every checkout."""
-    frame: FrameType | None = sys._getframe(1)
+def stack(depth: int = 16) -> Stack:
+    """Return the callers, the nearest first; cheap enough for every checkout (a line number is not: see formatted)."""
+    frame: FrameType | None = sys._getframe(3)
     calls: list[tuple[CodeType, int]] = []
     while frame is not None and len(calls) < depth:
-        calls.append((frame.f_code, frame.f_lineno))
+        calls.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return tuple(calls)
 
 
 def formatted(calls: Stack) -> str:
     """Write a stack as lines."""
-    lines = [(code.co_filename, line, code.co_name) for code, line in calls]
-    shown = [
-        f"  {file}:{line} in {name}\n"
-        for file, line, name in lines
-        if not any(part in file for part in _HIDDEN)
-    ]
-    return "".join(shown)
+    return "".join(
+        f"  {code.co_filename}:{_line(code, instruction)} in {code.co_name}\n"
+        for code, instruction in calls
+        if not any(part in code.co_filename for part in _HIDDEN)
+    )
+
+
+def _line(code: CodeType, instruction: int) -> int:
+    spans = takewhile(lambda span: span[0] <= instruction, code.co_lines())
+    return next(reversed([line for _, _, line in spans if line is not None]), code.co_firstlineno)

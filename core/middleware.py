@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import threading
+from collections.abc import Callable, Iterator
 
-from django.http import HttpRequest, HttpResponseNotAllowed
+from django.http import HttpRequest, HttpResponseNotAllowed, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
+from core import db, purpose
 from core.errors import error_response, is_for_api
-from core.purpose import ADMIN, SCAN, WEB, entering
+from core.purpose import ADMIN, SCAN, WEB, Purpose, entering
+
+log = logging.getLogger(__name__)
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -44,6 +49,39 @@ class EnterPurpose:
         item = SCAN if path.startswith("/api/v1/scans") else WEB
         with entering(ADMIN if path.startswith("/admin/") else item, f"{request.method} {path[:80]}"):
             return self.get_response(request)
+
+
+class StreamsHoldNothing:
+    """Let a streamed answer hold a connection only while it reads from it, not for as long as its client takes."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        if isinstance(response, StreamingHttpResponse) and not response.is_async:
+            db.orm().give_back_if_idle()
+            if getattr(response, "file_to_stream", None) is None:
+                response.streaming_content = _giving_back(iter(response), purpose.current(), purpose.label())
+        return response
+
+
+def _giving_back(chunks: Iterator[bytes], item: Purpose, label: str) -> Iterator[bytes]:
+    """Yield the chunks; between two of them, and at the end of whatever kind, give back what nobody reads from."""
+    wrapper, thread = db.orm(), threading.get_ident()
+    try:
+        while True:
+            with entering(item, label):
+                chunk = next(chunks, None)
+            wrapper.give_back_if_idle()
+            if chunk is None:
+                return
+            yield chunk
+    finally:
+        del chunks  # forgotten half-read, it closes its cursors here
+        if wrapper.connection is not None and thread == threading.get_ident():
+            log.info("%s was not read to its end; its connection is given back", label)
+            wrapper.close_if_unusable_or_obsolete()
 
 
 class MethodNotAllowed:

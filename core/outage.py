@@ -7,7 +7,7 @@ import time
 
 import psycopg2
 
-PAUSE_S = (0.1, 2.0)  # the first and the longest between two attempts
+PAUSE_S = (0.1, 0.6)  # the first and the longest between two attempts: back within a second of the database
 JITTER = 0.1
 
 
@@ -24,6 +24,11 @@ class Outage:
         self.last_error = ""  # text: an exception would keep its frames, and what is in them
         self._pause_s = 0.0
         self._retry_at_s = 0.0
+
+    @property
+    def is_on(self) -> bool:
+        """Tell whether the last attempt failed."""
+        return self._pause_s > 0
 
     @property
     def is_pending(self) -> bool:

@@ -1,7 +1,8 @@
 """A pool that is fair, hard-capped, shared by purposes and careful with a database that is away.
 
 Built on SQLAlchemy's Pool: it keeps the records, events and proxies; this decides who gets one when. Used beyond its
-documented surface, and held by tests: `_do_get`, `_do_return_conn`, `_create_connection`, `_invalidate_time`.
+documented surface, and held by tests: `_do_get`, `_do_return_conn`, `_create_connection`, `_invalidate_time`, and of its
+records `fairy_ref` and `needs_gc`.
 
 A slot that comes free is handed to the one whose turn it is (core/turns), so that nobody who comes later can snatch it
 (SQLAlchemy's QueuePool lets them: its issue 7679). A failed connect is told to everybody who waits (core/outage).
@@ -13,129 +14,152 @@ import os
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, cast
 
 import psycopg2
+from sqlalchemy import event
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import ConnectionPoolEntry, Pool
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.pool.base import _ConnectionRecord
 
-from core import liveness, purpose
-from core.lease import Lease, formatted, longest, stack
+from core import purpose
+from core.keeper import Keeper
+from core.lease import Lease, formatted, stack
+from core.link import Link
+from core.meter import Meter
 from core.outage import DatabaseAway, Outage
 from core.purpose import Purpose
+from core.status import ReadablePool
 from core.turns import Turns, Waiter
 
 LINGER_S = 60.0  # how long a connection above pool_size stays open unused: 5 + 10 without it opened 163 for 12 threads
-LIVELY_S = 30.0
+INTRODUCE_TIMEOUT_S = 0.4
 
 
 class NestedCheckout(RuntimeError):
     """A thread that holds a connection asks for a second one and would have to wait for it."""
 
 
-class FairPool(Pool):
-    """Hand connections to threads in turn; never open more than pool_size + max_overflow."""
+class FairPool(ReadablePool):
+    """Hand connections (core.link.PooledConnection) to threads in turn; never open more than size + overflow."""
 
     def __init__(
         self, creator: Any, pool_size: int = 5, max_overflow: int = 10, timeout: float = 30.0, **kwargs: Any
     ) -> None:
-        super().__init__(creator, **kwargs)
+        super().__init__(creator, **kwargs | {"reset_on_return": None})
         # Named as QueuePool names them, for whoever looks.
         self._size = pool_size
         self._max_overflow = max_overflow
         self._cap = pool_size + max_overflow
         self._timeout = timeout
+        self._has_shares = False
+        self.target: Callable[[], Any] = lambda: None  # where connections should lead to now
+        event.listen(self, "reset", self._clean)
         self.start_afresh()
 
     def start_afresh(self) -> None:
         """Forget every connection without touching it: in a forked child they are the parent's."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._idle: deque[_ConnectionRecord] = deque()  # the last used on the right
+        self._idle: deque[Link] = deque()  # the last used on the right
         self._leases: dict[_ConnectionRecord, Lease] = {}
-        self._turns: Turns[_ConnectionRecord] = Turns(self._cap)
-        self._returned: deque[tuple[Purpose, _ConnectionRecord | None]] = deque()
+        self._turns: Turns[Link] = Turns(self._cap)
+        self._turns.share(in_force=self._has_shares)
+        self._returned: deque[tuple[Lease, bool, float]] = deque()
         self._closing = 0
         self._connecting = 0
         self._suspect_until_s = 0.0
-        self._sound_at_s = 0.0
-        self._sweeper: threading.Timer | None = None
-        self._outage = Outage(self._cap)
+        self.sound_at_s = (
+            0.0  # when a connection was made, or returned in good order: what is known without asking
+        )
+        self.leaked: deque[Lease] = deque()  # for the keeper to report
+        self.outage = Outage(self._cap)
+        self.meter = Meter()
+        self._keeper = Keeper(self)
 
-    def reserve_shares(self) -> None:
+    def reserve_shares(self, *, in_force: bool = True) -> None:
         """Put the guarantees of all purposes into force: where several meet, in a process that serves."""
-        self._turns.reserve_shares()
+        self._has_shares = in_force
+        self._turns.share(in_force=in_force)
 
     def _do_get(self) -> _ConnectionRecord:
+        asked_s = time.monotonic()
         wanted = purpose.current()
-        record = self._slot(wanted)
+        link = self._slot(wanted)
         try:
-            record = self._connected(record)
-            self._leases[record] = Lease.now(wanted)
+            link = self._usable(link, wanted)
+            lease = self._leases[link.record] = Lease(link, wanted, asked_s)
         except BaseException:
-            if record is not None:
+            if link is not None:
                 with suppress(Exception):
-                    record.close()
-            with self._lock:
-                self._turns.give_back(wanted)
-                self._serve_waiters()
-            self._settle()
+                    link.close()
+            self._free_slot(wanted)
             raise
-        return record
+        self._keeper.call()
+        return lease.link.record
 
-    def _slot(self, wanted: Purpose) -> _ConnectionRecord | None:
+    def _slot(self, wanted: Purpose) -> Link | None:
         """Wait for a slot of the cap; return the idle connection in it, None where one has to be made."""
         waiter = None
+        link = None
         with self._lock:
-            if self._is_hopeless():
-                raise self._outage.refusal()
             if self._turns.may_take(wanted, self._free()):
-                record = self._take_slot(wanted)
+                link = self._take_slot(wanted)
+            elif self._is_hopeless():
+                raise self.outage.refusal()
             else:
-                waiter = Waiter[_ConnectionRecord](wanted)
+                waiter = Waiter[Link](wanted)
                 self._turns.wait(waiter)
                 self._serve_waiters()
-        self._settle()
-        return record if waiter is None else self._wait(waiter)
+        if self._returned:
+            self._settle()
+        return link if waiter is None else self._wait(waiter)
 
     def _free(self) -> int:
         """Count the slots that can be given now; in and after an outage a few connect at a time."""
-        if not self._idle and (self._outage.is_pending or self._connecting >= self._outage.connecting_max):
+        if not self._idle and (self.outage.is_pending or self._connecting >= self.outage.connecting_max):
             return 0
         return self._cap - self._turns.used - self._closing
 
     def _is_hopeless(self) -> bool:
-        """Tell whether there is nothing to wait for: nobody works, nothing is idle, no attempt is due."""
-        return self._outage.is_pending and not self._idle and not self._leases and not self._connecting
+        """Tell whether there is nothing to wait for: nobody works, nothing is idle, and somebody tries or just tried."""
+        is_tried = self.outage.is_pending or self._connecting > 0
+        return self.outage.is_on and is_tried and not self._idle and not self._leases
 
-    def _take_slot(self, wanted: Purpose) -> _ConnectionRecord | None:
-        """Use a slot; return the idle connection in it, None where one has to be made."""
+    def _take_slot(self, wanted: Purpose) -> Link | None:
+        """Use a slot; return the idle connection in it, one that served this purpose before others."""
         self._turns.take(wanted)
-        if self._idle:
-            return self._idle.pop()
-        self._connecting += 1
-        return None
+        idle = self._idle
+        if not idle:
+            self._connecting += 1
+            return None
+        if idle[-1].purpose is not wanted:
+            for link in reversed(idle):
+                if link.purpose is wanted:
+                    idle.remove(link)
+                    return link
+        return idle.pop()
 
     def _serve_waiters(self) -> None:
         """Hand free slots to those whose turn it is. The lock is held."""
         while self._turns.waiting and (waiter := self._turns.next(self._free())) is not None:
             waiter.serve(self._take_slot(waiter.purpose))
         if self._turns.waiting and self._is_hopeless():
-            self._turns.send_all_away(self._outage.refusal)
+            self._turns.send_all_away(self.outage.refusal)
 
-    def _wait(self, waiter: Waiter[_ConnectionRecord]) -> _ConnectionRecord | None:
+    def _wait(self, waiter: Waiter[Link]) -> Link | None:
         me = threading.current_thread()
-        is_full = self._turns.used >= self._cap
-        held = [lease for lease in self._leases.copy().values() if is_full and lease.thread is me]
+        # Each waiting for what the other holds, threads with one connection would stall together.
+        held = [lease for lease in self._leases.copy().values() if lease.thread is me]
         timeout_s = waiter.purpose.timeout_s or self._timeout
         try:
             waiter.ready.acquire(timeout=0 if held else timeout_s)
         except BaseException:  # Ctrl-C
             self._stop_waiting(waiter)
             if waiter.is_served and waiter.error is None:
-                self._hand_back(waiter.purpose, waiter.thing)
+                self._free_slot(waiter.purpose, waiter.thing, was_connecting=waiter.thing is None)
             raise
         self._stop_waiting(waiter)
         if waiter.error is not None:
@@ -145,83 +169,111 @@ class FairPool(Pool):
         if held:
             raise NestedCheckout(
                 f"This thread holds a connection already ({held[0]}), taken at:\n{formatted(held[0].stack)}"
-                f"and would wait for itself at:\n{formatted(stack())}"
+                f"and would wait for a second one at:\n{formatted(stack())}"
             )
-        raise PoolTimeout(f"None came free for {waiter.purpose} within {timeout_s:g} s. {self.describe()}")
+        raise PoolTimeout(f"None came free for {waiter.purpose} within {timeout_s:g} s. {self.status()}")
 
-    def _stop_waiting(self, waiter: Waiter[_ConnectionRecord]) -> None:
+    def _stop_waiting(self, waiter: Waiter[Link]) -> None:
         if not waiter.is_served:
             with self._lock:
                 if not waiter.is_served:  # it may have been served at the last moment
                     self._turns.leave(waiter)
+                    self.meter.timeouts[waiter.purpose.rank] += 1
                     self._serve_waiters()
             self._settle()
 
-    def _hand_back(self, owner: Purpose, record: _ConnectionRecord | None) -> None:
-        """Undo a slot that nobody will use."""
+    def _free_slot(self, owner: Purpose, link: Link | None = None, *, was_connecting: bool = False) -> None:
         with self._lock:
             self._turns.give_back(owner)
-            if record is None:
-                self._connecting -= 1
-            else:
-                self._idle.append(record)
+            self._connecting -= was_connecting
+            if link is not None:
+                self._idle.append(link)
             self._serve_waiters()
         self._settle()
 
-    def _connected(self, record: _ConnectionRecord | None) -> _ConnectionRecord:
+    def _usable(self, link: Link | None, wanted: Purpose) -> Link:
         """Return a live connection for a slot that is ours."""
-        is_counted = record is None  # in _connecting
-        try:
-            if record is not None:
-                if self._is_alive(record):
-                    return record
-                record.close()
-                if self._is_hopeless():
-                    raise self._outage.refusal()
-            record = cast(_ConnectionRecord, self._create_connection())
-        except psycopg2.OperationalError as error:
-            if not isinstance(error, DatabaseAway):
-                with self._lock:
-                    self._outage.begin(error)
-            raise
-        else:
-            with self._lock:
-                self._outage.end()
-            self._sound_at_s = _now()
-            return record
-        finally:
-            if is_counted:
+        if link is None:
+            try:
+                return self._connect(wanted)
+            finally:
                 with self._lock:
                     self._connecting -= 1
                     self._serve_waiters()
-            self._settle()
+                self._settle()
+        if self._is_current(link) and link.is_worth_keeping(self.target()):
+            if link.purpose is wanted and link.is_trusted(suspect_until_s=self._suspect_until_s):
+                return link
+            with self._keeper.hanging_up_after(INTRODUCE_TIMEOUT_S, link):
+                answers = link.introduce(wanted)
+            if answers:
+                return link
+            # What broke this one broke the others that were idle, too.
+            self.meter.invalidations += 1
+            self.discard(everything=True)
+        link.close()
+        if self._is_hopeless():
+            raise self.outage.refusal()
+        return self._connect(wanted)
 
-    def _is_alive(self, record: _ConnectionRecord) -> bool:
-        is_current = record.dbapi_connection is not None and record.last_connect_time >= self._invalidate_time
-        if not is_current or liveness.is_expired(record, self._recycle):
-            return False
-        if liveness.is_trusted(record, suspect_until_s=self._suspect_until_s) or liveness.answers(record):
-            return True
-        # What broke this one broke the others that were idle, too.
-        self._discard(everything=True)
-        return False
+    def _connect(self, wanted: Purpose) -> Link:
+        start_s = time.monotonic()
+        try:
+            record = cast(_ConnectionRecord, self._create_connection())
+            link = Link(record, wanted, target=self.target(), recycle_s=self._recycle)
+        except psycopg2.OperationalError as error:
+            if not isinstance(error, DatabaseAway):
+                with self._lock:
+                    self.outage.begin(error)
+                    self.meter.connect_failures += 1
+            raise
+        with self._lock:
+            self.outage.end()
+            self.meter.connect.observe(time.monotonic() - start_s)
+        self.sound_at_s = link.idle_since_s
+        return link
+
+    def _is_current(self, link: Link) -> bool:
+        return link.is_current(valid_from_time=self._invalidate_time)
+
+    def _clean(self, _connection: Any, record: ConnectionPoolEntry, _state: Any) -> None:
+        """Hand a session back as if it were new (SQLAlchemy's reset event); what raises here is thrown away."""
+        record = cast(_ConnectionRecord, record)
+        lease = self._leases.get(record)
+        if lease is not None and self._pid == os.getpid():
+            if record.needs_gc and not lease.leak:
+                lease.leak = "was forgotten"
+            try:
+                lease.is_dirty = lease.link.clean()
+            except psycopg2.Error as error:  # broken, or beyond cleaning
+                record.invalidate(error)
+
+    def note_leak(self, proxy: Any, what: str) -> None:
+        """Remember how a connection comes back that nobody gave back; the keeper tells."""
+        if lease := self._leases.get(proxy._connection_record):
+            lease.leak = what
+
+    def hanging_up_after(self, timeout_s: float, proxy: Any) -> AbstractContextManager[None]:
+        """Cut this connection if the block takes longer."""
+        lease = self._leases.get(proxy._connection_record)
+        return self._keeper.hanging_up_after(timeout_s, lease.link) if lease else nullcontext()
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        record = cast(_ConnectionRecord, record)
         # Taken before a fork: the parent's. Python frees what other threads held before any at-fork hook runs.
-        lease = self._leases.pop(record, None) if self._pid == os.getpid() else None
+        lease = self._leases.pop(cast(_ConnectionRecord, record), None) if self._pid == os.getpid() else None
         if lease is None:
             return
-        is_sound = record.dbapi_connection is not None and record.last_connect_time >= self._invalidate_time
+        link = lease.link
+        is_sound = self._is_current(link)
+        now_s = time.monotonic()
         try:
             if is_sound:
-                self._sound_at_s = _now()
+                self.sound_at_s = link.idle_since_s = now_s
             else:
-                self._suspect_until_s = _now()  # what broke this one may have broken those that are idle
-                record.close()  # while it still has its slot: the cap holds at the server, too
-            record.info["idle_since_s"] = _now()
+                self._suspect_until_s = now_s  # what broke this one may have broken those that are idle
+                link.close()  # while it still has its slot: the cap holds at the server, too
         finally:
-            self._returned.append((lease.purpose, record if is_sound else None))
+            self._returned.append((lease, is_sound, now_s))
             self._settle()
 
     def _settle(self) -> None:
@@ -233,50 +285,33 @@ class FairPool(Pool):
         while self._returned and self._lock.acquire(blocking=False):
             try:
                 while self._returned:
-                    owner, record = self._returned.popleft()
-                    self._turns.give_back(owner)
-                    if record is not None:
-                        self._idle.append(record)
-                self._serve_waiters()
-                self._plan_sweep()
+                    lease, is_sound, at_s = self._returned.popleft()
+                    self._turns.give_back(lease.purpose)
+                    self.meter.returned(lease, at_s)
+                    if is_sound:
+                        self._idle.append(lease.link)
+                    else:
+                        self.meter.invalidations += 1
+                    if lease.leak:
+                        self.leaked.append(lease)
+                if self._turns.waiting:
+                    self._serve_waiters()
             finally:
                 self._lock.release()
 
-    def _plan_sweep(self) -> None:
-        if self._sweeper is None and self._idle and self._turns.used + len(self._idle) > self._size:
-            sweeper = threading.Timer(LINGER_S, self._sweep)
-            sweeper.daemon = True
-            with suppress(RuntimeError):  # no thread to be had, or the interpreter ends
-                sweeper.start()
-                self._sweeper = sweeper
-
-    def _sweep(self) -> None:
-        try:
-            self._discard(everything=False)
-        finally:
-            with self._lock:
-                self._sweeper = None
-                self._plan_sweep()
-            self._settle()
-
-    def _discard(self, *, everything: bool) -> None:
+    def discard(self, *, everything: bool = False) -> None:
         """Close idle connections: those above pool_size that lingered long enough, or all."""
         discarded = []
         with self._lock:
             if everything:
                 self._invalidate_time = time.time()
-            while self._idle and (
-                everything
-                or (
-                    self._turns.used + len(self._idle) > self._size
-                    and _now() - self._idle[0].info["idle_since_s"] >= LINGER_S
-                )
-            ):
+            due_s = time.monotonic() - LINGER_S
+            while self._idle and (everything or (self.overflow() and self._idle[0].idle_since_s <= due_s)):
                 discarded.append(self._idle.popleft())
             self._closing += len(discarded)
         try:
-            for record in discarded:
-                record.close()
+            for link in discarded:
+                link.close()
         finally:
             with self._lock:
                 self._closing -= len(discarded)
@@ -285,53 +320,8 @@ class FairPool(Pool):
 
     def dispose(self) -> None:
         """Close what is idle now, and what is in use when it comes back."""
-        self._discard(everything=True)
+        self.discard(everything=True)
 
     def recreate(self) -> FairPool:
         """Return this pool: a second one would have a second cap (SQLAlchemy's dispose() lends 30 of 15)."""
         return self
-
-    def is_lively(self) -> bool:
-        """Tell whether connections were made or returned sound lately: what can be known of the server without asking."""
-        return _now() - self._sound_at_s < LIVELY_S
-
-    def describe(self) -> str:
-        """Name holders, waiters and the last failure to connect: what somebody who waited in vain needs to know."""
-        with self._lock:
-            leases = list(self._leases.copy().values())
-            waiting = self._turns.lengths()
-            idle = len(self._idle)
-        self._settle()
-        words = [
-            f"{len(leases)} of {self._cap} in use, {idle} idle, waiting: {waiting or 'nobody'}.",
-            *longest(leases),
-        ]
-        if self._outage.last_error:
-            words.append(f"Last failure to connect: {self._outage.last_error}.")
-        return " ".join(words)
-
-    status = describe
-
-    def size(self) -> int:
-        """Return pool_size."""
-        return self._size
-
-    def timeout(self) -> float:
-        """Return pool_timeout: seconds, for purposes that have no deadline of their own."""
-        return self._timeout
-
-    def checkedin(self) -> int:
-        """Count connections that are open and idle."""
-        return len(self._idle)
-
-    def checkedout(self) -> int:
-        """Count connections that are in use or being made for somebody."""
-        return self._turns.used
-
-    def overflow(self) -> int:
-        """Count connections above pool_size."""
-        return max(self.checkedin() + self.checkedout() - self._size, 0)
-
-
-def _now() -> float:
-    return time.monotonic()

@@ -53,7 +53,7 @@ class Probe:
     def _ask(asked: Future[bool]) -> None:
         try:
             with entering(HEALTH, "probe"):
-                db.ping()
+                db.ping(within_s=WITHIN_S)
             asked.set_result(True)
         except PoolExhausted:
             # Busy is not broken, as long as connections come and go.

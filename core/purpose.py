@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -32,6 +34,14 @@ PURPOSES = (SCAN, HEALTH, WEB, ADMIN, BACKGROUND)
 
 _purpose: ContextVar[Purpose] = ContextVar("purpose", default=BACKGROUND)
 _label: ContextVar[str] = ContextVar("label", default="")
+
+
+_host = socket.gethostname().partition(".")[0][:30]
+
+
+def process_name() -> str:
+    """Return the name of this process, one of its own in a fleet of hosts and containers."""
+    return f"{_host}-{os.getpid()}"
 
 
 def current() -> Purpose:

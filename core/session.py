@@ -19,6 +19,7 @@ import psycopg2
 from psycopg2 import extensions
 
 from core import purpose
+from core.purpose import process_name
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,16 @@ _CLEAN_TAG = re.compile(
 # Several statements in one text show only the last one's tag; U&"" can spell any name.
 _SUSPICIOUS = re.compile(r"""set_config|advisory|temp|dblink|pg_settings|u&"|;\s*\S""", re.IGNORECASE)
 _SET_LOCAL = re.compile(r"\s*SET\s+LOCAL\b", re.IGNORECASE)
-_LITERAL = re.compile(r"'[^']*'")
-_reported: set[str] = set()
+# Texts in quotes of either kind, and one that was cut off.
+_LITERAL = re.compile(r"'(?:[^']|'')*(?:'|$)|\$(\w*)\$.*?(?:\$\1\$|$)", re.DOTALL)
+_NUMBER = re.compile(r"(?<![\w$.:])-?\d[\d.]*")
+_STATES = {
+    extensions.TRANSACTION_STATUS_IDLE: "idle",
+    extensions.TRANSACTION_STATUS_ACTIVE: "running",
+    extensions.TRANSACTION_STATUS_INTRANS: "idle in transaction",
+    extensions.TRANSACTION_STATUS_INERROR: "in a failed transaction",
+}
+_reported: set[tuple[str, str]] = set()
 _REPORTED_MAX = 500
 
 
@@ -41,10 +50,12 @@ class Session(extensions.connection):
 
     changed_by: str | None = None
     resets = 0
+    last_statement: Any = ""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.owner_pid = os.getpid()
+        self.owner_pid = os.getpid()  # a child that forks off must not speak on it
+        self._own_types: dict[int, Any] | None = None
 
     def cursor(self, *arguments: Any, **options: Any) -> Any:
         """Open a cursor; one of another kind can't be watched, so the session counts as changed."""
@@ -58,30 +69,73 @@ class Session(extensions.connection):
         self.changed_by = "set_client_encoding"
         super().set_client_encoding(encoding)
 
-    def clean(self) -> None:
-        """Make the session as good as new; free of charge where nobody changed it.
+    def introduce(self, purpose: str) -> None:
+        """Tell the server whom the session serves now: one round trip, outside any transaction.
+
+        Raises:
+            psycopg2.Error: the server does not answer.
+        """
+        self.autocommit = True  # or this would begin a transaction
+        with super().cursor(cursor_factory=extensions.cursor) as unwatched:
+            unwatched.execute("SET application_name = %s", [application_name(purpose)])
+        self.autocommit = False
+
+    def clean(self) -> bool:
+        """Make the session as good as new; free of charge where nobody changed it. Tell whether somebody had.
 
         Raises:
             psycopg2.Error: it can't be cleaned, and must be closed.
         """
-        if self.owner_pid != os.getpid():
-            return
-        status = self.info.transaction_status
-        if self.changed_by is None and status != extensions.TRANSACTION_STATUS_IDLE and not self.autocommit:
-            self.rollback()
-        elif self.changed_by is not None or status != extensions.TRANSACTION_STATUS_IDLE:
-            self._report(self.changed_by or "BEGIN")
-            if self.autocommit and status != extensions.TRANSACTION_STATUS_IDLE:
+        status = self.get_transaction_status()
+        if status == extensions.TRANSACTION_STATUS_UNKNOWN:
+            raise psycopg2.OperationalError("The connection is broken.")
+        is_changed = self.changed_by is not None
+        if status != extensions.TRANSACTION_STATUS_IDLE:
+            if self.autocommit:
                 # Somebody sent BEGIN as text; psycopg2 doesn't know, and its reset() would fail.
+                is_changed = True
                 with self.cursor() as cursor:
                     cursor.execute("ROLLBACK")
+            elif not is_changed:
+                self.rollback()
+        if is_changed:
+            self._report(self.changed_by or "BEGIN")
             self.reset()
             self.resets += 1
             self.changed_by = None
         self.set_session("default", "default", "default", autocommit=False)
         self.cursor_factory = SessionCursor
-        self.notices.clear()
-        self.notifies.clear()
+        if self.string_types != self._own_types:
+            self._restore_types()
+        if self.notices:
+            self.notices.clear()
+        if self.notifies:
+            self.notifies.clear()
+        return is_changed
+
+    def _restore_types(self) -> None:
+        """Forget casters that a borrower registered (register_type, register_default_json, …)."""
+        if (
+            self._own_types is None
+        ):  # the first return: what SQLAlchemy's dialect registered at connect is ours
+            self._own_types = dict(self.string_types)
+        self.string_types.clear()
+        self.string_types.update(self._own_types)
+
+    def cut(self) -> None:
+        """Hang up at once, from any thread: whoever waits for the server here gets an error."""
+        with suppress(psycopg2.Error, OSError), socket.socket(fileno=os.dup(self.fileno())) as wire:
+            wire.shutdown(socket.SHUT_RDWR)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the server's process, what it does, and the last statement without the values in it; no I/O."""
+        if self.closed:
+            return {"backend_pid": None, "state": "closed", "last_statement": ""}
+        return {
+            "backend_pid": self.get_backend_pid(),
+            "state": _STATES.get(self.get_transaction_status(), "unknown"),
+            "last_statement": without_values(_text(self.last_statement, self)),
+        }
 
     def close(self) -> None:
         """Close, and wait for the server to hang up: until its process is gone it counts against max_connections."""
@@ -98,12 +152,10 @@ class Session(extensions.connection):
                 pass
 
     def _report(self, statement: str) -> None:
-        words = _LITERAL.sub("'…'", " ".join(statement.split()))[:80]
+        words = purpose.label() or "Somebody", without_values(statement)[:80]
         if words not in _reported and len(_reported) < _REPORTED_MAX:
             _reported.add(words)
-            log.warning(
-                "%s left its session changed by: %s …; it was reset", purpose.label() or "Somebody", words
-            )
+            log.warning("%s left its session changed by: %s …; it was reset", *words)
 
 
 class SessionCursor(extensions.cursor):
@@ -113,6 +165,7 @@ class SessionCursor(extensions.cursor):
 
     def execute(self, query: Any, variables: Any = None) -> None:
         """Execute, and look at what it was."""
+        self.connection.last_statement = query
         try:
             super().execute(query, variables)
         except psycopg2.Error:
@@ -122,6 +175,7 @@ class SessionCursor(extensions.cursor):
 
     def executemany(self, query: Any, variables: Any) -> None:
         """Execute often, and look at what it was."""
+        self.connection.last_statement = query
         try:
             super().executemany(query, variables)
         finally:
@@ -129,6 +183,7 @@ class SessionCursor(extensions.cursor):
 
     def copy_expert(self, query: Any, *arguments: Any, **options: Any) -> None:  # type: ignore[override]
         """Copy, and look at what it was: psycopg2 runs any statement here."""
+        self.connection.last_statement = query
         try:
             super().copy_expert(query, *arguments, **options)
         finally:
@@ -140,7 +195,7 @@ class SessionCursor(extensions.cursor):
         return super().callproc(name, *arguments)
 
     def _note(self, query: Any, *, has_failed: bool = False) -> None:
-        text = self._text(query)
+        text = _text(query, self)
         if _looks_suspicious(text):
             self.connection.changed_by = text
         elif has_failed:
@@ -151,10 +206,21 @@ class SessionCursor(extensions.cursor):
         elif not _CLEAN_TAG.match(self.statusmessage or "") and not _SET_LOCAL.match(text):
             self.connection.changed_by = text
 
-    def _text(self, query: Any) -> str:
-        if isinstance(query, bytes):
-            return query.decode(errors="replace")
-        return query if isinstance(query, str) else str(query.as_string(self))
+
+def _text(query: Any, context: Session | SessionCursor) -> str:
+    if isinstance(query, bytes):
+        return query.decode(errors="replace")
+    return query if isinstance(query, str) else str(query.as_string(context))
+
+
+def without_values(statement: str) -> str:
+    """Return a statement on one line, no value in it: texts and numbers are left out."""
+    return _NUMBER.sub("…", _LITERAL.sub("'…'", " ".join(statement.split())))[:500]
+
+
+def application_name(purpose: str) -> str:
+    """Return how pg_stat_activity names a connection of this process."""
+    return f"qrsite:{process_name()}:{purpose}"
 
 
 def _looks_suspicious(text: str) -> bool:

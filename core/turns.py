@@ -14,6 +14,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Generic, TypeVar
 
+from core import purpose
 from core.purpose import PURPOSES, Purpose
 
 T = TypeVar("T")
@@ -22,11 +23,12 @@ T = TypeVar("T")
 class Waiter(Generic[T]):
     """One who stands in the queue of its purpose until it is served with a thing, with nothing, or with an error."""
 
-    __slots__ = ("error", "is_served", "number", "purpose", "ready", "since_s", "thing")
+    __slots__ = ("error", "is_served", "label", "number", "purpose", "ready", "since_s", "thing")
     _numbers = count()
 
-    def __init__(self, purpose: Purpose) -> None:
-        self.purpose = purpose
+    def __init__(self, wanted: Purpose) -> None:
+        self.purpose = wanted
+        self.label = purpose.label()
         self.number = next(self._numbers)
         self.since_s = time.monotonic()
         self.thing: T | None = None
@@ -52,9 +54,9 @@ class Turns(Generic[T]):
         self.used = 0
         self.waiting = 0
 
-    def reserve_shares(self) -> None:
+    def share(self, *, in_force: bool) -> None:
         """Put the guarantees into force: together at most half of the cap, so that a pool of one serves everybody."""
-        left = self._cap // 2
+        left = self._cap // 2 if in_force else 0
         for item in PURPOSES:
             self._guaranteed[item.rank] = min(item.guaranteed, left)
             left -= self._guaranteed[item.rank]
@@ -63,14 +65,14 @@ class Turns(Generic[T]):
         """Tell whether somebody who comes now, finding nobody waiting, is served without waiting."""
         return not self.waiting and free > self._kept_free_from(wanted)
 
-    def take(self, purpose: Purpose) -> None:
+    def take(self, owner: Purpose) -> None:
         """Count a slot as used."""
-        self._in_use[purpose.rank] += 1
+        self._in_use[owner.rank] += 1
         self.used += 1
 
-    def give_back(self, purpose: Purpose) -> None:
+    def give_back(self, owner: Purpose) -> None:
         """Count a slot as free."""
-        self._in_use[purpose.rank] -= 1
+        self._in_use[owner.rank] -= 1
         self.used -= 1
 
     def wait(self, waiter: Waiter[T]) -> None:
@@ -111,9 +113,9 @@ class Turns(Generic[T]):
                 self.waiting -= 1
                 queue.popleft().serve(error=refusal())
 
-    def lengths(self) -> dict[str, int]:
-        """Count who waits, by purpose."""
-        return {item.name: len(self._queues[item.rank]) for item in PURPOSES if self._queues[item.rank]}
+    def waiters(self) -> list[Waiter[T]]:
+        """List who waits, by purpose and then in turn; needs no lock."""
+        return [waiter for queue in self._queues for waiter in queue.copy()]
 
     def _kept_free_from(self, wanted: Purpose) -> int:
         kept = 0

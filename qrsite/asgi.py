@@ -18,7 +18,6 @@ from a2wsgi import WSGIMiddleware
 from django.conf import settings
 from django.http import HttpResponse, JsonResponse
 
-from core import db
 from core.errors import error_response
 from qrsite.wsgi import application as django_application
 
@@ -143,6 +142,5 @@ def _leave_with(parent: Any) -> None:
 
 
 if watcher := multiprocessing.parent_process():
-    db.pool.reserve_shares()
     threading.Thread(target=_leave_with, args=(watcher,), daemon=True).start()
 application = FrontDoor()

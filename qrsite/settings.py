@@ -49,6 +49,11 @@ if not DATABASE_URL:
 _database = parse_database_url(DATABASE_URL)
 _database["OPTIONS"] = {
     "connect_timeout": 5,
+    # A peer that vanished is noticed after a minute, not after libpq's two hours; nothing of it on a Unix socket.
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
     # In the start-up packet these cost no round trip. UTC: what both sides of the pool expect. No wait for a
     # lock without an end: ten that wait would be all the threads. The Citus
     # setting caps what one of our connections opens on a worker; plain PostgreSQL ignores it.
@@ -76,6 +81,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "core.middleware.ResponseHeaders",
     "core.middleware.EnterPurpose",
+    "core.middleware.StreamsHoldNothing",
     "core.middleware.MethodNotAllowed",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -136,6 +142,7 @@ LOGGING = {
     # Refused requests are the client's affair; what is ours is logged as an error, with its stack.
     "loggers": {
         "django.request": {"level": "ERROR"},
+        "core.pool.FairPool": {"level": "WARNING"},  # SQLAlchemy's own words; metrics count what they tell
         "django.security.DisallowedHost": {"level": "CRITICAL"},
     },
 }

@@ -1,6 +1,34 @@
 import pytest
 from django.db import connection
 
+from core import db, pool
+from tests.fake_driver import Driver
+
+
+@pytest.fixture(autouse=True)
+def whole_pool():
+    """Shares are for processes that serve; a test that imported the server's door would go on without its part."""
+    db.pool.reserve_shares(in_force=False)
+
+
+@pytest.fixture
+def driver():
+    driver = Driver()
+    yield driver
+    for left in list(driver.open):
+        left.close()
+
+
+@pytest.fixture
+def make(driver):
+    def make(size=5, overflow=10, timeout=30.0, shares=False, **options):
+        made = pool.FairPool(driver.connect, size, overflow, timeout, **options)
+        if shares:
+            made.reserve_shares()
+        return made
+
+    return make
+
 
 @pytest.fixture(params=["plain tables", "hash partitions"])
 def either_layout(request, db):

@@ -3,7 +3,6 @@
 import ast
 import gc
 import io
-import os
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,7 @@ from psycopg2.extras import DictCursor
 from sqlalchemy.exc import ResourceClosedError
 
 from core import db
-from core.purpose import WEB, entering
+from core.purpose import WEB, entering, process_name
 from tests.factories import make_event
 from tickets.models import Event
 
@@ -62,7 +61,8 @@ def server_connections():
     try:
         with outside.cursor() as cursor:
             cursor.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", [f"qrsite:{os.getpid()}"]
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s",
+                [f"qrsite:{process_name()}:%"],
             )
             return cursor.fetchone()[0]
     finally:

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,91 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from core import db, lease, liveness, outage, pool
-from core.purpose import ADMIN, BACKGROUND, HEALTH, PURPOSES, SCAN, WEB, entering
+from core import db, lease, link, outage, pool
+from core.purpose import ADMIN, BACKGROUND, HEALTH, PURPOSES, SCAN, WEB, entering, process_name
 from tests.factories import make_event
+from tests.fake_driver import Connection, Driver, take, until, waiting
 from tests.test_core_db import in_thread, orm_pid, server_connections
-
-
-class Driver:
-    """Makes connections that only count; can be told to be away."""
-
-    def __init__(self):
-        self.open = set()
-        self.made = 0
-        self.most = 0
-        self.attempts = 0
-        self.error = None
-
-    def connect(self):
-        self.attempts += 1
-        if self.error:
-            raise self.error
-        made = Connection(self)
-        self.open.add(made)
-        self.made += 1
-        self.most = max(self.most, len(self.open))
-        return made
-
-
-class Connection:
-    def __init__(self, driver):
-        self.driver = driver
-        self.autocommit = False
-        self.pings = 0
-        self.is_dead = False
-        self.ours, self.servers = socket.socketpair()
-
-    def fileno(self):
-        return self.ours.fileno()
-
-    def cursor(self):
-        return self
-
-    def execute(self, _question):
-        self.pings += 1
-        if self.is_dead:
-            raise psycopg2.OperationalError("server closed the connection")
-
-    def close(self):
-        self.driver.open.discard(self)
-        self.ours.close()
-        self.servers.close()
-
-
-@pytest.fixture
-def driver():
-    driver = Driver()
-    yield driver
-    for left in list(driver.open):
-        left.close()
-
-
-@pytest.fixture
-def make(driver):
-    def make(size=5, overflow=10, timeout=30.0, shares=False, **options):
-        made = pool.FairPool(driver.connect, size, overflow, timeout, reset_on_return=None, **options)
-        if shares:
-            made.reserve_shares()
-        return made
-
-    return make
-
-
-def waiting(fair):
-    return fair._turns.waiting
-
-
-def until(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
-def take(fair, item=WEB):
-    with entering(item, "test"):
-        return fair.connect()
 
 
 def queue_up(fair, executor, item, note, hold=None):
@@ -307,7 +226,7 @@ def test_while_the_database_is_away_one_tries_and_the_others_are_told_at_once(ma
         with pytest.raises(psycopg2.OperationalError, match="connection refused"):
             take(fair)
     told_at_once = driver.attempts
-    until(lambda: not fair._outage.is_pending)
+    until(lambda: not fair.outage.is_pending)
     driver.error = None
     take(fair).close()
 
@@ -316,12 +235,12 @@ def test_while_the_database_is_away_one_tries_and_the_others_are_told_at_once(ma
 
 def test_after_an_outage_connections_come_back_slowly(make, driver):
     fair = make()
-    fair._outage.begin(psycopg2.OperationalError("gone"))
+    fair.outage.begin(psycopg2.OperationalError("gone"))
 
     allowed = []
     for _ in range(5):
-        allowed.append(fair._outage.connecting_max)
-        fair._outage.end()
+        allowed.append(fair.outage.connecting_max)
+        fair.outage.end()
 
     assert allowed == [1, 2, 4, 8, 15]
 
@@ -331,12 +250,12 @@ def test_an_idle_connection_is_trusted_for_a_while_and_then_asked(make, driver, 
     take(fair).close()
     [only] = driver.open
     take(fair).close()
-    trusted = only.pings
+    trusted = list(only.introductions)
 
-    monkeypatch.setattr(liveness, "PING_AFTER_S", 0)
+    monkeypatch.setattr(link, "TRUSTED_S", 0)
     take(fair).close()
 
-    assert (trusted, only.pings, driver.made, only.autocommit) == (0, 1, 1, False)
+    assert (trusted, only.introductions, driver.made) == ([], ["web"], 1)
 
 
 def test_a_connection_whose_server_said_farewell_is_replaced_and_so_are_the_other_idle_ones(make, driver):
@@ -351,7 +270,7 @@ def test_a_connection_whose_server_said_farewell_is_replaced_and_so_are_the_othe
     new = [take(fair) for _ in range(3)]
 
     assert not old & driver.open
-    assert (driver.most, sum(dead.pings for dead in old)) == (3, 1)
+    assert (driver.most, sum(len(dead.introductions) for dead in old)) == (3, 1)
     for proxy in new:
         proxy.close()
 
@@ -365,34 +284,39 @@ def test_one_broken_connection_makes_those_that_were_idle_suspect(make, driver):
 
     again = [take(fair) for _ in range(2)]
 
-    assert sorted(made.pings for made in driver.open) == [1, 1]
+    assert sorted(len(made.introductions) for made in driver.open) == [1, 1]
     for proxy in again:
         proxy.close()
 
 
-def test_connections_expire_but_not_all_at_once(make):
+def test_connections_expire_but_not_all_at_once(make, monkeypatch):
     fair = make(5, 0, recycle=1000)
     proxies = [take(fair) for _ in range(5)]
+    links = [held.link for held in fair.leases()]
+    start_s = time.monotonic()
 
-    records = [proxy._connection_record for proxy in proxies]
-    for record in records:
-        record.starttime -= 899
-    assert not any(liveness.is_expired(record, 1000) for record in records)
-    shares = {record.info["recycle_share"] for record in records}
-    for record in records:
-        record.starttime -= 102
-    assert all(liveness.is_expired(record, 1000) for record in records)
-    assert len(shares) == 5
+    monkeypatch.setattr(link.time, "monotonic", lambda: start_s + 899)
+    young = [one.is_worth_keeping(None) for one in links]
+    monkeypatch.setattr(link.time, "monotonic", lambda: start_s + 1001)
+    old = [one.is_worth_keeping(None) for one in links]
+    monkeypatch.undo()
+
+    assert (young, old) == ([True] * 5, [False] * 5)
+    assert len({one._expires_at_s for one in links}) == 5
     for proxy in proxies:
         proxy.close()
 
 
-def test_a_lease_knows_who_took_it():
+def test_a_lease_knows_who_took_it(make):
+    fair = make()
     with entering(SCAN, "POST /api/v1/scans"):
-        taken = lease.Lease.now(SCAN)
+        held = fair.connect()
+
+    [taken] = fair.leases()
+    held.close()
 
     assert str(taken).startswith("POST /api/v1/scans on MainThread for 0.0 s")
-    assert "test_a_lease_knows_who_took_it" in lease.formatted(taken.stack)
+    assert "in test_a_lease_knows_who_took_it" in lease.formatted(taken.stack)
 
 
 def test_a_connection_that_the_garbage_collector_finds_comes_back_even_to_a_thread_that_holds_the_lock(make):
@@ -448,9 +372,8 @@ def test_a_close_that_is_interrupted_loses_no_slot(make, driver, monkeypatch):
 def test_an_idle_connection_that_somebody_closed_is_replaced(make, driver):
     fair = make(1, 0)
     take(fair).close()
-    fair._idle[0].dbapi_connection.ours.close()
-    monkey = fair._idle[0].dbapi_connection
-    monkey.is_dead = True
+    fair._idle[0].session.ours.close()
+    fair._idle[0].session.is_dead = True
 
     take(fair).close()
 
@@ -465,7 +388,7 @@ class PoolMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.driver = Driver()
-        self.fair = pool.FairPool(self.driver.connect, 2, 2, 0.001, reset_on_return=None)
+        self.fair = pool.FairPool(self.driver.connect, 2, 2, 0.001)
         self.fair.reserve_shares()
         self.out = []
         self.timeouts_s = [item.timeout_s for item in PURPOSES]
@@ -499,9 +422,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule()
     def idle_connections_die(self):
-        for record in list(self.fair._idle):
-            record.dbapi_connection.is_dead = True
-            record.dbapi_connection.servers.close()
+        for idle in list(self.fair._idle):
+            idle.session.is_dead = True
+            idle.session.servers.close()
 
     @rule(is_away=st.booleans())
     def database_goes_and_comes(self, is_away):
@@ -592,8 +515,8 @@ def test_kills_and_disposals_under_load_never_open_more_than_the_cap():
                 outside.cursor() as cursor,
             ):
                 cursor.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s LIMIT 3",
-                    [f"qrsite:{os.getpid()}"],
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE %s LIMIT 3",
+                    [f"qrsite:{process_name()}:%"],
                 )
             outside.close()
             db.engine.dispose()

@@ -12,13 +12,15 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 import sqlalchemy
-from django.db import OperationalError
+from django.db import OperationalError, connections
 from django.db.backends.postgresql import base, features
 from psycopg2.extensions import new_array_type, new_type, register_type
 from sqlalchemy import PoolProxiedConnection
 
 from core import db
 from core.errors import PoolExhausted
+
+IS_USABLE_TIMEOUT_S = 0.5
 
 # JSONField decodes by itself and wants text; raw SQL wants psycopg2's dicts. Django registers its choice on the
 # connection, where the next borrower would find it; a cursor's own casters end with the cursor.
@@ -49,10 +51,16 @@ class _Loan:
         if self.proxy.is_valid:
             self.proxy.close()
 
+    def is_idle(self) -> bool:
+        """Tell whether nobody is reading from it."""
+        return all(cursor.closed for cursor in self.cursors)
+
     def __del__(self) -> None:
         wrapper = self.wrapper()
-        if wrapper is not None and self.proxy.is_valid:
-            wrapper.connection = None
+        if self.proxy.is_valid:
+            if wrapper is not None:
+                wrapper.connection = None
+            db.pool.note_leak(self.proxy, "was held by a thread that ended")
         self.give_back()
 
 
@@ -108,7 +116,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
             PoolExhausted: no connection came free within the deadline.
         """
         if self is not db.orm() and conn_params != db.orm().get_connection_params():
-            return db.connect(**conn_params)
+            return db.connect_outside(**conn_params)
         try:
             loan = _Loan(self, db.engine.raw_connection())
         except sqlalchemy.exc.TimeoutError as error:
@@ -130,6 +138,44 @@ class DatabaseWrapper(base.DatabaseWrapper):
                 loan.give_back()
             elif connection is not None:
                 connection.close()
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        """Give back at the end of a request, without asking the server whether it still works: the pool finds out."""
+        if self.connection is not None and not self.in_atomic_block:
+            self.close()
+
+    def give_back_if_idle(self) -> None:
+        """Give back what nobody is reading from, between two chunks of a stream, say."""
+        loan = self._loan()
+        if loan is not None and not self.in_atomic_block and loan.is_idle():
+            self.close()
+
+    def abandon(self) -> None:
+        """Roll back and give back whatever this thread left open, a transaction block, too; say who it was.
+
+        A generator that was forgotten inside `atomic()` would make the next request on this thread part of it.
+        """
+        if self.in_atomic_block:
+            if loan := self._loan():
+                db.pool.note_leak(loan.proxy, "was left in a transaction")
+            self._close()
+            del connections[self.alias]  # its savepoints and hooks are for nobody
+
+    def is_usable(self) -> bool:
+        """Ask the server, and hang up on it if it doesn't answer in time."""
+        loan = self._loan()
+        if loan is None:
+            return self.connection is not None and super().is_usable()
+        with db.pool.hanging_up_after(IS_USABLE_TIMEOUT_S, loan.proxy):
+            return super().is_usable()
+
+    def inc_thread_sharing(self) -> None:
+        """Refuse: two threads would drive one connection of the pool.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("A pooled connection belongs to one thread: let the other one use its own.")
 
     def close_pool(self) -> None:
         """Close the idle connections: Django asks before it clones or drops a test database."""

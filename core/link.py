@@ -1,0 +1,98 @@
+"""One physical connection as the pool sees it: its age, whom it serves, and whether it can be trusted.
+
+It is looked at, at every checkout, so mostly without a round trip.
+"""
+
+from __future__ import annotations
+
+import random
+import select
+import time
+from typing import Any, Protocol
+
+import psycopg2
+from sqlalchemy.pool.base import _ConnectionRecord
+
+from core.outage import JITTER
+from core.purpose import Purpose
+
+TRUSTED_S = 5.0  # how long an idle connection is trusted
+
+
+class PooledConnection(Protocol):
+    """What the pool wants of a connection (core.session.Session)."""
+
+    def fileno(self) -> int: ...
+    def clean(self) -> bool: ...
+    def introduce(self, purpose: str) -> None: ...
+    def cut(self) -> None: ...
+    def close(self) -> None: ...
+    def describe(self) -> dict[str, Any]: ...
+
+
+class Link:
+    """One connection, from connect to close."""
+
+    __slots__ = (
+        "_born_for",
+        "_expires_at_s",
+        "_poller",
+        "idle_since_s",
+        "purpose",
+        "record",
+        "session",
+        "target",
+    )
+
+    def __init__(self, record: _ConnectionRecord, serves: Purpose, *, target: Any, recycle_s: float) -> None:
+        session: Any = record.dbapi_connection
+        self.record = record
+        self.session: PooledConnection = session
+        self.target = target
+        self.purpose = self._born_for = serves
+        self.idle_since_s = time.monotonic()
+        # Not all of one age at once: that would be a herd of connects.
+        lifetime_s = recycle_s * (1 - random.uniform(0, JITTER)) if recycle_s >= 0 else float("inf")
+        self._expires_at_s = self.idle_since_s + lifetime_s
+        self._poller = select.poll()  # select.select() stops at descriptor 1023
+        self._poller.register(session.fileno(), select.POLLIN)
+
+    def is_current(self, *, valid_from_time: float) -> bool:
+        """Tell whether nobody closed it and nobody disowned all that are as old (dispose)."""
+        held: Any = self.record.dbapi_connection
+        return held is self.session and self.record.starttime >= valid_from_time
+
+    def is_worth_keeping(self, target: Any) -> bool:
+        """Tell whether it is young enough, and leads to where the settings say."""
+        return time.monotonic() < self._expires_at_s and self.target == target
+
+    def is_trusted(self, *, suspect_until_s: float) -> bool:
+        """Tell without a round trip whether it is fine: recently used, and its server has said nothing since.
+
+        A server that is alive says nothing of its own accord; what can be read is mostly its farewell.
+        """
+        trusted_since_s = time.monotonic() - TRUSTED_S
+        if suspect_until_s > trusted_since_s:
+            trusted_since_s = suspect_until_s
+        return self.idle_since_s > trusted_since_s and not self._poller.poll(0)
+
+    def introduce(self, wanted: Purpose) -> bool:
+        """Tell the server whom it serves now, one round trip; return whether the server answered."""
+        try:
+            self.session.introduce(wanted.name)
+        except psycopg2.Error:
+            return False
+        self.purpose = wanted
+        return True
+
+    def clean(self) -> bool:
+        """Make the session as good as new; tell whether somebody had changed it."""
+        is_dirty = self.session.clean()
+        if is_dirty:
+            self.purpose = self._born_for  # a reset brings back the name of its first day
+        return is_dirty
+
+    def close(self) -> None:
+        """Close it, even where its record has let go of it (SQLAlchemy's detach): it counts until it is closed."""
+        self.record.close()
+        self.session.close()

@@ -1,0 +1,98 @@
+"""What the keeper looks after: frozen servers, ended threads, connections that lingered or were forgotten."""
+
+import gc
+import threading
+import time
+
+import pytest
+
+from core import keeper
+from core.purpose import SCAN, WEB
+from tests.fake_driver import take, until
+
+
+def said(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "core.keeper"]
+
+
+def test_a_server_that_does_not_answer_is_hung_up_on_and_its_connection_replaced(make, driver, monkeypatch):
+    monkeypatch.setattr("core.pool.INTRODUCE_TIMEOUT_S", 0.05)
+    fair = make(1, 0)
+    take(fair, WEB).close()
+    [frozen] = driver.open
+    frozen.hangs = True
+
+    start_s = time.monotonic()
+    take(fair, SCAN).close()
+
+    assert time.monotonic() - start_s < 5
+    assert (frozen in driver.open, driver.made, driver.most) == (False, 2, 1)
+
+
+def test_a_connection_whose_thread_ended_comes_back_without_the_collector_and_the_log_says_who(
+    make, driver, caplog
+):
+    fair = make(1, 0)
+    kept = []
+    gc.collect()
+    gc.disable()
+    try:
+        thread = threading.Thread(target=lambda: kept.append(take(fair)), name="careless")
+        thread.start()
+        thread.join()
+        take(fair).close()
+        until(lambda: said(caplog))
+    finally:
+        gc.enable()
+
+    assert (driver.most, fair.meter.leaks) == (1, 1)
+    [words] = said(caplog)
+    assert words.startswith("A connection of test on careless for ")
+    assert "was held by a thread that ended; it is back in the pool" in words
+    assert "test_core_keeper.py" in words
+
+
+def test_using_a_connection_that_was_taken_back_raises(make):
+    fair = make(1, 0)
+    kept = []
+    thread = threading.Thread(target=lambda: kept.append(take(fair)))
+    thread.start()
+    thread.join()
+    until(lambda: fair.checkedout() == 0)
+
+    assert not kept[0].is_valid
+    with pytest.raises(AssertionError):
+        kept[0].cursor()
+
+
+def test_a_forgotten_connection_is_counted_and_told_once_a_place(make, caplog):
+    fair = make(1, 0)
+
+    for _ in range(3):
+        take(fair)
+    until(lambda: not fair.leaked)
+
+    assert fair.meter.leaks == 3
+    until(lambda: said(caplog))
+    assert [" was forgotten; it is back in the pool" in words for words in said(caplog)] == [True]
+
+
+def test_who_holds_a_connection_for_long_is_named_while_it_does(make, caplog, monkeypatch):
+    monkeypatch.setattr(keeper, "LONG_HELD_S", 0.0)
+    fair = make(1, 0)
+
+    held = take(fair)
+    until(lambda: said(caplog))
+    held.close()
+
+    assert "has been held for over 0 s" in said(caplog)[0]
+
+
+def test_nobody_is_awake_where_nothing_is_open_to_look_after(make):
+    fair = make(1, 0)
+
+    take(fair).close()
+    until(lambda: not fair._keeper._is_awake)
+    take(fair).close()
+
+    assert fair._keeper._is_awake
