@@ -22,7 +22,7 @@ from django.db import DEFAULT_DB_ALIAS, Error, InternalError, connections, trans
 from psycopg2.extensions import TRANSACTION_STATUS_INERROR
 from sqlalchemy import ExceptionContext, PoolProxiedConnection, event
 
-from core import purpose, sql
+from core import purpose
 from core.pool import FairPool
 from core.postgres import PostgresError
 from core.session import Session, SessionCursor, application_name
@@ -183,13 +183,22 @@ def begin() -> Iterator[LentConnection]:
             wrapper.close()
 
 
+@contextmanager
+def hanging_up_after(timeout_s: float) -> Iterator[None]:
+    """Cut this thread's connection if the block takes longer: the only way out of a wait for a frozen server."""
+    lease = pool.lease_of(orm().pooled_connection())
+    assert lease is not None
+    with pool.keeper.hanging_up_after(timeout_s, lease.link):
+        yield
+
+
 def ping(*, within_s: float) -> None:
     """Make sure that PostgreSQL answers; hang up on it if it takes longer than that.
 
     Raises:
         django.db.Error: it does not.
     """
-    with begin() as conn, pool.hanging_up_after(within_s, orm().pooled_connection()):
+    with begin() as conn, hanging_up_after(within_s):
         conn.exec_driver_sql("SELECT 1")
 
 
@@ -198,16 +207,9 @@ def abandon_open_transaction(**_signal: Any) -> None:
     orm().abandon()
 
 
-def connection_limit() -> int:
-    """Return how many connections the server allows all its clients together."""
-    with begin() as conn:
-        limit: int = conn.execute(sql.load("core")["connection_limit"]).scalar_one()
-    return limit
-
-
-def open_outside() -> int:
-    """Count connections of this process that the pool does not hold."""
-    return sum(not session.closed for session in _outside)
+def snapshot() -> dict[str, Any]:
+    """Return all there is to know of this process's connections; `outside` are those that the pool does not hold."""
+    return {**pool.snapshot(), "outside": sum(not session.closed for session in list(_outside))}
 
 
 def pool_stats() -> PoolStats:

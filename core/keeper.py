@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ class Keeper:
         self._is_awake = False
         self._asked: dict[Link, float] = {}
         self._reported: set[Stack] = set()
+        self.leaked: deque[Lease] = deque()  # what came back without being given back
 
     def call(self) -> None:
         """Make sure that somebody looks soon. Cheap: this is called at every checkout."""
@@ -83,11 +85,11 @@ class Keeper:
                 lease.reclaim("was held by a thread that ended")
             elif now_s - lease.since_s > LONG_HELD_S and lease.purpose is not BACKGROUND:
                 self._report(lease, f"has been held for over {LONG_HELD_S:g} s")
-        while pool.leaked:
-            lease = pool.leaked.popleft()
+        while self.leaked:
+            lease = self.leaked.popleft()
             self._report(lease, f"{lease.leak}; it is back in the pool")
         pool.discard()
-        return bool(self._asked or pool.checkedout() or pool.overflow() or pool.leaked)
+        return bool(self._asked or pool.checkedout() or pool.overflow() or self.leaked)
 
     def _report(self, lease: Lease, what: str) -> None:
         """Say it once a place."""

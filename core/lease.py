@@ -71,6 +71,16 @@ class Lease:
         return f"{self.label or self.purpose} on {self.thread.name} for {held_s:.1f} s"
 
 
+class NestedCheckout(RuntimeError):
+    """A thread that holds a connection would have to wait for a second one; waiting for each other, such threads stall."""
+
+    def __init__(self, first: Lease) -> None:
+        super().__init__(
+            f"This thread holds a connection already ({first}), taken at:\n{formatted(first.stack)}"
+            f"and would wait for a second one at:\n{formatted(stack())}"
+        )
+
+
 def longest(leases: Iterable[Lease], shown: int = 3) -> list[str]:
     """Name those who hold a connection longest, in a sentence; none where nobody holds one."""
     held = sorted(leases, key=lambda lease: lease.since_s)[:shown]

@@ -43,12 +43,11 @@ class Meter:
         self.dirty_returns = 0
         self.leaks = 0
 
-    def returned(self, lease: Lease, at_s: float) -> None:
+    def returned(self, lease: Lease, at_s: float, *, is_sound: bool) -> None:
         """Count one lease that ended."""
         rank = lease.purpose.rank
         self.acquire[rank].observe(lease.since_s - lease.asked_s)
         self.usage[rank].observe(at_s - lease.since_s)
-        if lease.is_dirty:
-            self.dirty_returns += 1
-        if lease.leak:
-            self.leaks += 1
+        self.invalidations += not is_sound
+        self.dirty_returns += lease.is_dirty
+        self.leaks += bool(lease.leak)

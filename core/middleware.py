@@ -11,7 +11,7 @@ from django.http.response import HttpResponseBase
 
 from core import db, purpose
 from core.errors import error_response, is_for_api
-from core.purpose import ADMIN, SCAN, WEB, Purpose, entering
+from core.purpose import ADMIN, HEALTH, SCAN, WEB, Purpose, entering
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,8 @@ POLICY = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+
+PURPOSE_OF = {"/api/v1/scans": SCAN, "/admin/": ADMIN, "/metrics": HEALTH}  # everything else: WEB
 
 
 class ResponseHeaders:
@@ -46,8 +48,8 @@ class EnterPurpose:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         path = request.path_info
-        item = SCAN if path.startswith("/api/v1/scans") else WEB
-        with entering(ADMIN if path.startswith("/admin/") else item, f"{request.method} {path[:80]}"):
+        item = next((item for prefix, item in PURPOSE_OF.items() if path.startswith(prefix)), WEB)
+        with entering(item, f"{request.method} {path[:80]}"):
             return self.get_response(request)
 
 

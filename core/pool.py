@@ -14,32 +14,27 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import psycopg2
 from sqlalchemy import event
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.pool.base import _ConnectionRecord
 
 from core import purpose
 from core.keeper import Keeper
-from core.lease import Lease, formatted, stack
+from core.lease import Lease, NestedCheckout
 from core.link import Link
 from core.meter import Meter
-from core.outage import DatabaseAway, Outage
+from core.outage import Outage
 from core.purpose import Purpose
 from core.status import ReadablePool
 from core.turns import Turns, Waiter
 
 LINGER_S = 60.0  # how long a connection above pool_size stays open unused: 5 + 10 without it opened 163 for 12 threads
 INTRODUCE_TIMEOUT_S = 0.4
-
-
-class NestedCheckout(RuntimeError):
-    """A thread that holds a connection asks for a second one and would have to wait for it."""
 
 
 class FairPool(ReadablePool):
@@ -71,13 +66,10 @@ class FairPool(ReadablePool):
         self._closing = 0
         self._connecting = 0
         self._suspect_until_s = 0.0
-        self.sound_at_s = (
-            0.0  # when a connection was made, or returned in good order: what is known without asking
-        )
-        self.leaked: deque[Lease] = deque()  # for the keeper to report
+        self.sound_at_s = 0.0  # when a connection last was made, or came back in good order
         self.outage = Outage(self._cap)
         self.meter = Meter()
-        self._keeper = Keeper(self)
+        self.keeper = Keeper(self)
 
     def reserve_shares(self, *, in_force: bool = True) -> None:
         """Put the guarantees of all purposes into force: where several meet, in a process that serves."""
@@ -90,20 +82,20 @@ class FairPool(ReadablePool):
         link = self._slot(wanted)
         try:
             link = self._usable(link, wanted)
-            lease = self._leases[link.record] = Lease(link, wanted, asked_s)
+            self._leases[link.record] = Lease(link, wanted, asked_s)
         except BaseException:
             if link is not None:
                 with suppress(Exception):
                     link.close()
-            self._free_slot(wanted)
+            with self._changing():
+                self._turns.give_back(wanted)
             raise
-        self._keeper.call()
-        return lease.link.record
+        self.keeper.call()
+        return link.record
 
     def _slot(self, wanted: Purpose) -> Link | None:
         """Wait for a slot of the cap; return the idle connection in it, None where one has to be made."""
-        waiter = None
-        link = None
+        link = waiter = None
         with self._lock:
             if self._turns.may_take(wanted, self._free()):
                 link = self._take_slot(wanted)
@@ -142,6 +134,14 @@ class FairPool(ReadablePool):
                     return link
         return idle.pop()
 
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Hold the lock; then serve whoever can be served now, and book what came back meanwhile."""
+        with self._lock:
+            yield
+            self._serve_waiters()
+        self._settle()
+
     def _serve_waiters(self) -> None:
         """Hand free slots to those whose turn it is. The lock is held."""
         while self._turns.waiting and (waiter := self._turns.next(self._free())) is not None:
@@ -151,45 +151,37 @@ class FairPool(ReadablePool):
 
     def _wait(self, waiter: Waiter[Link]) -> Link | None:
         me = threading.current_thread()
-        # Each waiting for what the other holds, threads with one connection would stall together.
-        held = [lease for lease in self._leases.copy().values() if lease.thread is me]
+        held = [lease for lease in self.leases() if lease.thread is me]
         timeout_s = waiter.purpose.timeout_s or self._timeout
         try:
             waiter.ready.acquire(timeout=0 if held else timeout_s)
         except BaseException:  # Ctrl-C
-            self._stop_waiting(waiter)
-            if waiter.is_served and waiter.error is None:
-                self._free_slot(waiter.purpose, waiter.thing, was_connecting=waiter.thing is None)
+            with self._changing():
+                if not waiter.is_served:
+                    self._turns.leave(waiter)
+                elif waiter.error is None:
+                    self._put_back(waiter.purpose, waiter.thing)
             raise
-        self._stop_waiting(waiter)
+        if not waiter.is_served:
+            with self._changing():
+                if not waiter.is_served:  # it may have been served at the last moment
+                    self._turns.leave(waiter)
+                    self.meter.timeouts[waiter.purpose.rank] += not held
         if waiter.error is not None:
             raise waiter.error
         if waiter.is_served:
             return waiter.thing
         if held:
-            raise NestedCheckout(
-                f"This thread holds a connection already ({held[0]}), taken at:\n{formatted(held[0].stack)}"
-                f"and would wait for a second one at:\n{formatted(stack())}"
-            )
+            raise NestedCheckout(held[0])
         raise PoolTimeout(f"None came free for {waiter.purpose} within {timeout_s:g} s. {self.status()}")
 
-    def _stop_waiting(self, waiter: Waiter[Link]) -> None:
-        if not waiter.is_served:
-            with self._lock:
-                if not waiter.is_served:  # it may have been served at the last moment
-                    self._turns.leave(waiter)
-                    self.meter.timeouts[waiter.purpose.rank] += 1
-                    self._serve_waiters()
-            self._settle()
-
-    def _free_slot(self, owner: Purpose, link: Link | None = None, *, was_connecting: bool = False) -> None:
-        with self._lock:
-            self._turns.give_back(owner)
-            self._connecting -= was_connecting
-            if link is not None:
-                self._idle.append(link)
-            self._serve_waiters()
-        self._settle()
+    def _put_back(self, owner: Purpose, link: Link | None) -> None:
+        """Undo a slot that nobody will use. The lock is held."""
+        self._turns.give_back(owner)
+        if link is None:
+            self._connecting -= 1
+        else:
+            self._idle.append(link)
 
     def _usable(self, link: Link | None, wanted: Purpose) -> Link:
         """Return a live connection for a slot that is ours."""
@@ -197,20 +189,19 @@ class FairPool(ReadablePool):
             try:
                 return self._connect(wanted)
             finally:
-                with self._lock:
+                with self._changing():
                     self._connecting -= 1
-                    self._serve_waiters()
-                self._settle()
         if self._is_current(link) and link.is_worth_keeping(self.target()):
             if link.purpose is wanted and link.is_trusted(suspect_until_s=self._suspect_until_s):
                 return link
-            with self._keeper.hanging_up_after(INTRODUCE_TIMEOUT_S, link):
+            with self.keeper.hanging_up_after(INTRODUCE_TIMEOUT_S, link):
                 answers = link.introduce(wanted)
             if answers:
                 return link
             # What broke this one broke the others that were idle, too.
-            self.meter.invalidations += 1
             self.discard(everything=True)
+            with self._lock:
+                self.meter.invalidations += 1
         link.close()
         if self._is_hopeless():
             raise self.outage.refusal()
@@ -219,13 +210,12 @@ class FairPool(ReadablePool):
     def _connect(self, wanted: Purpose) -> Link:
         start_s = time.monotonic()
         try:
-            record = cast(_ConnectionRecord, self._create_connection())
+            record: Any = self._create_connection()
             link = Link(record, wanted, target=self.target(), recycle_s=self._recycle)
         except psycopg2.OperationalError as error:
-            if not isinstance(error, DatabaseAway):
-                with self._lock:
-                    self.outage.begin(error)
-                    self.meter.connect_failures += 1
+            with self._lock:
+                self.outage.begin(error)
+                self.meter.connect_failures += 1
             raise
         with self._lock:
             self.outage.end()
@@ -236,9 +226,8 @@ class FairPool(ReadablePool):
     def _is_current(self, link: Link) -> bool:
         return link.is_current(valid_from_time=self._invalidate_time)
 
-    def _clean(self, _connection: Any, record: ConnectionPoolEntry, _state: Any) -> None:
-        """Hand a session back as if it were new (SQLAlchemy's reset event); what raises here is thrown away."""
-        record = cast(_ConnectionRecord, record)
+    def _clean(self, _connection: Any, record: Any, _state: Any) -> None:
+        """Make the session as good as new (SQLAlchemy's reset event)."""
         lease = self._leases.get(record)
         if lease is not None and self._pid == os.getpid():
             if record.needs_gc and not lease.leak:
@@ -248,21 +237,13 @@ class FairPool(ReadablePool):
             except psycopg2.Error as error:  # broken, or beyond cleaning
                 record.invalidate(error)
 
-    def note_leak(self, proxy: Any, what: str) -> None:
-        """Remember how a connection comes back that nobody gave back; the keeper tells."""
-        if lease := self._leases.get(proxy._connection_record):
-            lease.leak = what
-
-    def hanging_up_after(self, timeout_s: float, proxy: Any) -> AbstractContextManager[None]:
-        """Cut this connection if the block takes longer."""
-        lease = self._leases.get(proxy._connection_record)
-        return self._keeper.hanging_up_after(timeout_s, lease.link) if lease else nullcontext()
-
-    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+    def _do_return_conn(self, record: Any) -> None:
         # Taken before a fork: the parent's. Python frees what other threads held before any at-fork hook runs.
-        lease = self._leases.pop(cast(_ConnectionRecord, record), None) if self._pid == os.getpid() else None
+        lease = self._leases.pop(record, None) if self._pid == os.getpid() else None
         if lease is None:
             return
+        if lease.leak:
+            self.keeper.leaked.append(lease)
         link = lease.link
         is_sound = self._is_current(link)
         now_s = time.monotonic()
@@ -287,13 +268,9 @@ class FairPool(ReadablePool):
                 while self._returned:
                     lease, is_sound, at_s = self._returned.popleft()
                     self._turns.give_back(lease.purpose)
-                    self.meter.returned(lease, at_s)
+                    self.meter.returned(lease, at_s, is_sound=is_sound)
                     if is_sound:
                         self._idle.append(lease.link)
-                    else:
-                        self.meter.invalidations += 1
-                    if lease.leak:
-                        self.leaked.append(lease)
                 if self._turns.waiting:
                     self._serve_waiters()
             finally:
@@ -313,10 +290,8 @@ class FairPool(ReadablePool):
             for link in discarded:
                 link.close()
         finally:
-            with self._lock:
+            with self._changing():
                 self._closing -= len(discarded)
-                self._serve_waiters()
-            self._settle()
 
     def dispose(self) -> None:
         """Close what is idle now, and what is in use when it comes back."""

@@ -11,7 +11,9 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Generic, TypeVar
 
 from django.db import Error
 
@@ -19,26 +21,32 @@ from core import db
 from core.errors import PoolExhausted
 from core.purpose import HEALTH, entering
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 WITHIN_S = 0.6
 FRESH_S = 1.0  # a hundred monitors cost one probe a second
 
 
-class Probe:
-    """Ask the database, one thread at a time."""
+class Probe(Generic[T]):
+    """Ask the database one question, one thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, question: Callable[[], T], *, where_busy: Callable[[], T | None] = lambda: None
+    ) -> None:
+        self._question = question
+        self._where_busy = where_busy
         self.forget()
+        os.register_at_fork(after_in_child=self.forget)
 
     def forget(self) -> None:
         """Start afresh: in a forked child the thread that asks does not exist."""
         self._lock = threading.Lock()
-        self._asked: Future[bool] | None = None
+        self._asked: Future[T | None] | None = None
         self._asked_at_s = 0.0
 
-    def answers(self) -> bool:
-        """Tell whether the database answered within the last second, or does within 0.6 s."""
+    def answer(self) -> T | None:
+        """Return what the database answered within the last second or answers within 0.6 s, else None."""
         with self._lock:
             if self._asked is None or (self._asked.done() and time.monotonic() - self._asked_at_s > FRESH_S):
                 self._asked, self._asked_at_s = Future(), time.monotonic()
@@ -47,24 +55,25 @@ class Probe:
         try:
             return asked.result(timeout=max(left_s, 0))
         except TimeoutError:
-            return False
+            return None
 
-    @staticmethod
-    def _ask(asked: Future[bool]) -> None:
+    def _ask(self, asked: Future[T | None]) -> None:
+        answer = None
         try:
             with entering(HEALTH, "probe"):
-                db.ping(within_s=WITHIN_S)
-            asked.set_result(True)
+                answer = self._question()
         except PoolExhausted:
-            # Busy is not broken, as long as connections come and go.
-            asked.set_result(db.pool.is_lively())
+            answer = self._where_busy()
         except Error as error:
             log.warning("The database does not answer: %s", " ".join(str(error).split()))
-            asked.set_result(False)
-        except BaseException:
-            asked.set_result(False)
-            raise
+        finally:
+            asked.set_result(answer)
 
 
-database = Probe()
-os.register_at_fork(after_in_child=database.forget)
+def _ping() -> bool:
+    db.ping(within_s=WITHIN_S)
+    return True
+
+
+# Busy is not broken, as long as connections come and go.
+database = Probe(_ping, where_busy=lambda: db.pool.is_lively() or None)

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 import psycopg2
+from django.conf import settings
 from psycopg2 import extensions
 
 from core import purpose
@@ -83,6 +84,9 @@ class Session(extensions.connection):
     def clean(self) -> bool:
         """Make the session as good as new; free of charge where nobody changed it. Tell whether somebody had.
 
+        Behind PgBouncer DISCARD ALL could meet another server connection than the changed one, so the session is
+        closed instead. If its transaction is open, PgBouncer closes that server connection, too.
+
         Raises:
             psycopg2.Error: it can't be cleaned, and must be closed.
         """
@@ -90,6 +94,10 @@ class Session(extensions.connection):
         if status == extensions.TRANSACTION_STATUS_UNKNOWN:
             raise psycopg2.OperationalError("The connection is broken.")
         is_changed = self.changed_by is not None
+        if settings.PGBOUNCER and (is_changed or (self.autocommit and status != extensions.TRANSACTION_STATUS_IDLE)):
+            self._report(self.changed_by or "BEGIN", "others may get it from PgBouncer")
+            self.close()
+            return True
         if status != extensions.TRANSACTION_STATUS_IDLE:
             if self.autocommit:
                 # Somebody sent BEGIN as text; psycopg2 doesn't know, and its reset() would fail.
@@ -99,7 +107,7 @@ class Session(extensions.connection):
             elif not is_changed:
                 self.rollback()
         if is_changed:
-            self._report(self.changed_by or "BEGIN")
+            self._report(self.changed_by or "BEGIN", "it was reset")
             self.reset()
             self.resets += 1
             self.changed_by = None
@@ -151,11 +159,11 @@ class Session(extensions.connection):
             while wire.recv(4096):
                 pass
 
-    def _report(self, statement: str) -> None:
+    def _report(self, statement: str, outcome: str) -> None:
         words = purpose.label() or "Somebody", without_values(statement)[:80]
         if words not in _reported and len(_reported) < _REPORTED_MAX:
             _reported.add(words)
-            log.warning("%s left its session changed by: %s …; it was reset", *words)
+            log.warning("%s left its session changed by: %s …; %s", *words, outcome)
 
 
 class SessionCursor(extensions.cursor):

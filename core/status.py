@@ -66,6 +66,18 @@ class ReadablePool(Pool):
         """List what is in use, the longest first."""
         return list(self._leases.copy().values())
 
+    def lease_of(self, proxy: Any) -> Lease | None:
+        """Return what is known of a borrowed connection, by SQLAlchemy's proxy of it."""
+        return self._leases.get(proxy._connection_record)
+
+    def cancel(self, lease_number: int) -> str | None:
+        """Cancel the statement that runs on a lease; return who held it, None where it ended before."""
+        for lease in self.leases():
+            if lease.number == lease_number:
+                lease.link.session.cancel()
+                return str(lease)
+        return None
+
     def waiters(self) -> list[Waiter[Link]]:
         """List who waits, by purpose and then in turn."""
         return self._turns.waiters()

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, OperationalError, connections
 from django.db.migrations.executor import MigrationExecutor
@@ -15,6 +16,7 @@ from django.http.response import HttpResponseBase
 from core import db, probe
 from core.errors import RETRY_AFTER_S, error_response
 from core.purpose import HEALTH, entering
+from health.fleet import probe as probe_fleet
 from tickets.keys import key_ring
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ def live(request: HttpRequest) -> JsonResponse:
 
 def database(request: HttpRequest) -> JsonResponse:
     """Tell whether PostgreSQL answers through the pool, and the pool's numbers either way."""
-    answers = probe.database.answers()
+    answers = probe.database.answer()
     numbers = db.pool_stats()._asdict()
     if answers:
         return JsonResponse(numbers)
@@ -36,19 +38,21 @@ def database(request: HttpRequest) -> JsonResponse:
 
 def ready(request: HttpRequest) -> JsonResponse:
     """Tell whether to send traffic here, check by check."""
-    checks: dict[str, Callable[[], object]] = {
+    checks: dict[str, Callable[[], str | None]] = {
         "database": _check_database,
         "migrations": _check_migrations,
-        "signing_keys": key_ring,
+        "connections": _check_connections,
+        "signing_keys": _check_signing_keys,
     }
     words: dict[str, str] = {}
     for name, check in checks.items():
         # Nothing more is asked of a database that hangs.
-        is_asked = name != "migrations" or words["database"] == "pass"
-        words[name] = "pass" if is_asked and _holds(check) else "fail"
-    if set(words.values()) == {"pass"}:
-        return JsonResponse({"status": "pass", "checks": words})
-    return _retry(JsonResponse({"status": "fail", "checks": words}, status=503))
+        is_asked = name not in {"migrations", "connections"} or words["database"] == "pass"
+        words[name] = _verdict(check) if is_asked else "fail"
+    status = next(word for word in ("fail", "warn", "pass") if word in words.values())
+    if status == "fail":
+        return _retry(JsonResponse({"status": status, "checks": words}, status=503))
+    return JsonResponse({"status": status, "checks": words})
 
 
 VIEWS: dict[str, Callable[[HttpRequest], JsonResponse]] = {
@@ -85,7 +89,7 @@ _is_migrated = False
 
 
 def _check_database() -> None:
-    if not probe.database.answers():
+    if not probe.database.answer():
         raise OperationalError("The database does not answer.")
 
 
@@ -99,14 +103,27 @@ def _check_migrations() -> None:
         _is_migrated = True
 
 
-def _holds(check: Callable[[], object]) -> bool:
+def _check_connections() -> str:
+    """Compare what all processes may hold with what PostgreSQL allows; busy is no verdict on that."""
+    fleet = None if settings.PGBOUNCER else probe_fleet.answer()
+    if fleet is None:
+        return "pass"
+    if (verdict := fleet.verdict()) != "pass":
+        log.warning("Connections: %s. %s", verdict, fleet.advice(fleet.processes))
+    return verdict
+
+
+def _check_signing_keys() -> None:
+    key_ring()
+
+
+def _verdict(check: Callable[[], str | None]) -> str:
     """Run a check that raises where it fails; why is for the log, not for whoever asks."""
     try:
-        check()
+        return check() or "pass"
     except (Error, ImproperlyConfigured) as error:
         log.warning("Not ready: %s", " ".join(str(error).split()))
-        return False
-    return True
+        return "fail"
 
 
 def _retry(response: Any) -> JsonResponse:

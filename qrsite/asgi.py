@@ -18,7 +18,9 @@ from a2wsgi import WSGIMiddleware
 from django.conf import settings
 from django.http import HttpResponse, JsonResponse
 
+from core import control
 from core.errors import error_response
+from health.faults import ACTIONS
 from qrsite.wsgi import application as django_application
 
 Message = dict[str, Any]
@@ -66,7 +68,8 @@ class FrontDoor:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 is_whole = await self._read(receive, body)
             if is_whole:
-                django = self._probes if scope["path"].startswith("/health/") else self._django
+                is_probe = scope["path"].startswith(("/health/", "/metrics"))
+                django = self._probes if is_probe else self._django
                 await django(_plain(scope, body), _whole(bytes(body)), send)
         except TimeoutError:
             await _answer(send, 408, "timeout", "The request took too long to arrive.")
@@ -142,5 +145,6 @@ def _leave_with(parent: Any) -> None:
 
 
 if watcher := multiprocessing.parent_process():
+    control.listen(ACTIONS)
     threading.Thread(target=_leave_with, args=(watcher,), daemon=True).start()
 application = FrontDoor()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
@@ -47,6 +48,18 @@ if not DATABASE_URL:
     EMBEDDED_POSTGRES = postgres.EmbeddedPostgres(VAR_DIR / "postgres")
     DATABASE_URL = socket_url(EMBEDDED_POSTGRES.socket_dir, user=postgres.USER, name=postgres.DATABASE)
 _database = parse_database_url(DATABASE_URL)
+_start = {
+    # In the start-up packet these cost no round trip. UTC: what both sides of the pool expect. No wait for a
+    # lock without an end: ten that wait would be all the threads. The Citus
+    # setting caps what one of our connections opens on a worker; plain PostgreSQL ignores it.
+    "options": "-c TimeZone=UTC -c lock_timeout=10s -c citus.max_adaptive_executor_pool_size=1",
+}
+# Behind PgBouncer in transaction mode. It refuses `options`: lock_timeout is the role's own there (`serve` looks).
+# PGTZ libpq sends as a start-up parameter that PgBouncer knows, and gives to each server connection that it lends us.
+PGBOUNCER = yes_or_no("PGBOUNCER", default=False)
+if PGBOUNCER:
+    os.environ["PGTZ"] = "UTC"
+    _start = {}
 _database["OPTIONS"] = {
     "connect_timeout": 5,
     # A peer that vanished is noticed after a minute, not after libpq's two hours; nothing of it on a Unix socket.
@@ -54,19 +67,17 @@ _database["OPTIONS"] = {
     "keepalives_interval": 10,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
-    # In the start-up packet these cost no round trip. UTC: what both sides of the pool expect. No wait for a
-    # lock without an end: ten that wait would be all the threads. The Citus
-    # setting caps what one of our connections opens on a worker; plain PostgreSQL ignores it.
-    "options": "-c TimeZone=UTC -c lock_timeout=10s -c citus.max_adaptive_executor_pool_size=1",
+    **_start,
     **_database["OPTIONS"],
 }
-DATABASES = {"default": {"ENGINE": "core.backend", **_database}}
+DATABASES = {"default": {"ENGINE": "core.backend", "DISABLE_SERVER_SIDE_CURSORS": PGBOUNCER, **_database}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 INSTALLED_APPS = [
     "qrsite",
     "tickets",
     "analytics",
+    "health",
     "ninja",
     "django.contrib.admin",
     "django.contrib.auth",

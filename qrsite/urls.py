@@ -4,6 +4,7 @@ from django.contrib import admin
 from django.urls import path
 from django.views.generic import RedirectView
 
+from health.metrics import metrics
 from qrsite.api import api
 
 admin.site.site_header = admin.site.site_title = "qrsite"
@@ -13,6 +14,7 @@ urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
     path("api/v1/", api.urls),
+    path("metrics", metrics),
 ]
 handler400 = "core.errors.bad_request"
 handler404 = "core.errors.not_found"

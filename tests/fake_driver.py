@@ -33,6 +33,7 @@ class Connection:
     def __init__(self, driver):
         self.driver = driver
         self.introductions = []
+        self.closed = 0
         self.cleaned = 0
         self.is_dead = False
         self.hangs = False
@@ -59,6 +60,7 @@ class Connection:
         self.ours.shutdown(socket.SHUT_RDWR)
 
     def close(self):
+        self.closed = 1
         self.driver.open.discard(self)
         self.ours.close()
         self.servers.close()

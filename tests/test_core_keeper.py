@@ -70,7 +70,7 @@ def test_a_forgotten_connection_is_counted_and_told_once_a_place(make, caplog):
 
     for _ in range(3):
         take(fair)
-    until(lambda: not fair.leaked)
+    until(lambda: not fair.keeper.leaked)
 
     assert fair.meter.leaks == 3
     until(lambda: said(caplog))
@@ -92,7 +92,7 @@ def test_nobody_is_awake_where_nothing_is_open_to_look_after(make):
     fair = make(1, 0)
 
     take(fair).close()
-    until(lambda: not fair._keeper._is_awake)
+    until(lambda: not fair.keeper._is_awake)
     take(fair).close()
 
-    assert fair._keeper._is_awake
+    assert fair.keeper._is_awake

@@ -84,7 +84,7 @@ def test_a_thread_that_would_wait_for_itself_fails_at_once_with_both_places(make
     fair = make(1, 0)
     held = take(fair)
 
-    with pytest.raises(pool.NestedCheckout) as caught:
+    with pytest.raises(lease.NestedCheckout) as caught:
         take(fair)
 
     held.close()
@@ -398,12 +398,14 @@ class PoolMachine(RuleBasedStateMachine):
     def teardown(self):
         for item, timeout_s in zip(PURPOSES, self.timeouts_s, strict=True):
             item.timeout_s = timeout_s
+        for proxy in self.out:
+            proxy.close()
         for left in list(self.driver.open):
             left.close()
 
     @rule(item=st.sampled_from(PURPOSES))
     def take(self, item):
-        with suppress(PoolTimeout, pool.NestedCheckout, psycopg2.OperationalError):
+        with suppress(PoolTimeout, lease.NestedCheckout, psycopg2.OperationalError):
             self.out.append(take(self.fair, item))
 
     @precondition(lambda self: self.out)

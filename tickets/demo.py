@@ -20,7 +20,7 @@ from tickets.tokens import DEVICE_PREFIX, SERVICE_PREFIX, new_token, token_hash
 SLUG = "demo"
 TICKETS = 200
 FRESH_CODES = 50
-SCOPES = ["tickets:write", "tickets:read", "stats:read"]
+SCOPES = ["tickets:write", "tickets:read", "stats:read", "metrics:read"]
 
 
 @transaction.atomic

@@ -16,7 +16,7 @@ from core.models import PerEventModel
 
 # They let a name be shown as another.
 _DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-SCOPES = ("tickets:write", "tickets:read", "stats:read", "reports:write", "reports:read")
+SCOPES = ("tickets:write", "tickets:read", "stats:read", "reports:write", "reports:read", "metrics:read")
 
 
 def validate_time_zone(name: str) -> None:

@@ -51,6 +51,11 @@ class _Loan:
         if self.proxy.is_valid:
             self.proxy.close()
 
+    def note_leak(self, how: str) -> None:
+        """Remember how it came back without being given back; the pool's keeper tells."""
+        if lease := db.pool.lease_of(self.proxy):
+            lease.leak = how
+
     def is_idle(self) -> bool:
         """Tell whether nobody is reading from it."""
         return all(cursor.closed for cursor in self.cursors)
@@ -60,7 +65,7 @@ class _Loan:
         if self.proxy.is_valid:
             if wrapper is not None:
                 wrapper.connection = None
-            db.pool.note_leak(self.proxy, "was held by a thread that ended")
+            self.note_leak("was held by a thread that ended")
         self.give_back()
 
 
@@ -80,6 +85,8 @@ class _Loans(threading.local):
             wrapper = loan.wrapper()
             if wrapper is not None:
                 wrapper.connection = None
+                with suppress(AttributeError):
+                    del connections[wrapper.alias]  # with it its transaction, which is the parent's, too
         _inherited.append(self.held)
         self.held = set()
 
@@ -157,7 +164,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """
         if self.in_atomic_block:
             if loan := self._loan():
-                db.pool.note_leak(loan.proxy, "was left in a transaction")
+                loan.note_leak("was left in a transaction")
             self._close()
             del connections[self.alias]  # its savepoints and hooks are for nobody
 
@@ -166,7 +173,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         loan = self._loan()
         if loan is None:
             return self.connection is not None and super().is_usable()
-        with db.pool.hanging_up_after(IS_USABLE_TIMEOUT_S, loan.proxy):
+        with db.hanging_up_after(IS_USABLE_TIMEOUT_S):
             return super().is_usable()
 
     def inc_thread_sharing(self) -> None:

@@ -17,6 +17,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 
 from core import db
+from health.fleet import problem
 from tickets import demo
 
 STOP_TIMEOUT_S = 5
@@ -43,7 +44,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, host: str, **options: Any) -> None:
         """Check that it can work before it starts."""
         self._check_port(host)
-        self._check_budget()
+        self._check_database()
         if options["demo"]:
             call_command("migrate", interactive=False, verbosity=0)
             self._seed(f"http://{host}:{settings.PORT}")
@@ -76,14 +77,9 @@ class Command(BaseCommand):
                     f"Can't listen on {host}:{settings.PORT} ({error.strerror}): set PORT to a free one."
                 ) from error
 
-    def _check_budget(self) -> None:
-        cap = settings.POOL_SIZE + settings.POOL_MAX_OVERFLOW
-        needed, allowed = settings.WEB_CONCURRENCY * cap, db.connection_limit()
-        if needed > allowed:
-            raise CommandError(
-                f"{settings.WEB_CONCURRENCY} processes of up to {cap} connections need {needed}, but PostgreSQL "
-                f"allows {allowed}: lower WEB_CONCURRENCY, POOL_SIZE or POOL_MAX_OVERFLOW, or raise max_connections."
-            )
+    def _check_database(self) -> None:
+        if words := problem(settings.WEB_CONCURRENCY):
+            raise CommandError(words)
 
     def _seed(self, base_url: str) -> None:
         path = settings.VAR_DIR / "demo.json"
