@@ -46,15 +46,16 @@ def is_gone(pid, within_s=STOP_WITHIN_S):
 
 
 class Server:
-    """One `serve --demo`, on a port and a var/ of its own."""
+    """One `serve --demo`, on a port and a var/ of its own, and on a PostgreSQL of its own where no variable names one."""
 
-    def __init__(self, var):
+    def __init__(self, var, **variables):
         self.var = var
         self.port = free_port()
         self.log = (var.parent / f"{self.port}.log").open("w+")
         environment = {**os.environ, "VAR_DIR": str(var), "PORT": str(self.port)}
         for name in ("DATABASE_URL", "DJANGO_SETTINGS_MODULE"):
             environment.pop(name, None)
+        environment.update(variables)
         self.process = subprocess.Popen(
             [sys.executable, "manage.py", "serve", "--demo"],
             env=environment,
