@@ -94,7 +94,9 @@ class Session(extensions.connection):
         if status == extensions.TRANSACTION_STATUS_UNKNOWN:
             raise psycopg2.OperationalError("The connection is broken.")
         is_changed = self.changed_by is not None
-        if settings.PGBOUNCER and (is_changed or (self.autocommit and status != extensions.TRANSACTION_STATUS_IDLE)):
+        if settings.PGBOUNCER and (
+            is_changed or (self.autocommit and status != extensions.TRANSACTION_STATUS_IDLE)
+        ):
             self._report(self.changed_by or "BEGIN", "others may get it from PgBouncer")
             self.close()
             return True

@@ -10,10 +10,10 @@
             AND coalesce(backend_type, 'client backend') = 'client backend'
        ),
        process AS (
-         SELECT split_part(application_name, chr(58), 2) AS name, min(backend_start) AS since
+         SELECT split_part(application_name, ':', 2) AS name, min(backend_start) AS since
            FROM client
-          WHERE starts_with(application_name, 'qrsite' || chr(58))
-          GROUP BY split_part(application_name, chr(58), 2)
+          WHERE application_name LIKE 'qrsite:%'
+          GROUP BY split_part(application_name, ':', 2)
        )
 SELECT CAST(current_setting('max_connections') AS integer)
        - CAST(current_setting('superuser_reserved_connections') AS integer)
@@ -23,7 +23,7 @@ SELECT CAST(current_setting('max_connections') AS integer)
           FROM process AS older
           JOIN process AS own ON own.name = CAST(:process AS text)
          WHERE (older.since, older.name) <= (own.since, own.name)) AS place,
-       (SELECT count(*) FROM client WHERE NOT starts_with(application_name, 'qrsite' || chr(58))) AS others;
+       (SELECT count(*) FROM client WHERE application_name NOT LIKE 'qrsite:%') AS others;
 
 -- name: lock_timeout
 -- One row: lock_timeout text, with its unit; 0 means none.
@@ -35,10 +35,10 @@ SELECT current_setting('lock_timeout') AS lock_timeout;
 -- One row per process of the site: process text, connections bigint (how many it holds).
 -- Binds: none.
 -- Index: none; pg_stat_activity.
-SELECT split_part(application_name, chr(58), 2) AS process, count(*) AS connections
+SELECT split_part(application_name, ':', 2) AS process, count(*) AS connections
   FROM pg_stat_activity
- WHERE starts_with(application_name, 'qrsite' || chr(58))
- GROUP BY split_part(application_name, chr(58), 2)
+ WHERE application_name LIKE 'qrsite:%'
+ GROUP BY split_part(application_name, ':', 2)
  ORDER BY process;
 
 -- name: backends
@@ -47,8 +47,8 @@ SELECT split_part(application_name, chr(58), 2) AS process, count(*) AS connecti
 -- Index: none; pg_stat_activity.
 SELECT pid
   FROM pg_stat_activity
- WHERE starts_with(application_name, 'qrsite' || chr(58))
-   AND split_part(application_name, chr(58), 2) = CAST(:process AS text)
+ WHERE application_name LIKE 'qrsite:%'
+   AND split_part(application_name, ':', 2) = CAST(:process AS text)
  ORDER BY pid;
 
 -- name: kill_idle
@@ -57,7 +57,7 @@ SELECT pid
 -- Index: none; pg_stat_activity.
 SELECT pg_terminate_backend(pid, 2000) AS killed
   FROM pg_stat_activity
- WHERE starts_with(application_name, 'qrsite' || chr(58))
-   AND split_part(application_name, chr(58), 2) = CAST(:process AS text)
+ WHERE application_name LIKE 'qrsite:%'
+   AND split_part(application_name, ':', 2) = CAST(:process AS text)
    AND state = 'idle'
  ORDER BY pid;

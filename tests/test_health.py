@@ -54,7 +54,15 @@ def test_a_ready_process_passes_every_check(client):
 
     assert (response.status_code, response.json()) == (
         200,
-        {"status": "pass", "checks": {"database": "pass", "migrations": "pass", "signing_keys": "pass"}},
+        {
+            "status": "pass",
+            "checks": {
+                "database": "pass",
+                "migrations": "pass",
+                "connections": "pass",
+                "signing_keys": "pass",
+            },
+        },
     )
 
 
@@ -120,7 +128,15 @@ def test_without_a_database_the_probes_say_so_and_no_more():
         [200, {"status": "pass"}, None],
         [
             503,
-            {"status": "fail", "checks": {"database": "fail", "migrations": "fail", "signing_keys": "pass"}},
+            {
+                "status": "fail",
+                "checks": {
+                    "database": "fail",
+                    "migrations": "fail",
+                    "connections": "fail",
+                    "signing_keys": "pass",
+                },
+            },
             "1",
         ],
         [

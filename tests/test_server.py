@@ -361,6 +361,47 @@ def test_a_worker_that_is_killed_is_replaced_and_none_outlives_the_server(start,
     ).ensure_running()  # its last user now, and stops it at exit
 
 
+def pool_command(server, *arguments):
+    environment = {**os.environ, "VAR_DIR": str(server.var), "PORT": str(server.port)}
+    command = [sys.executable, "manage.py", "pool", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_pool_status_tells_of_every_process(server):
+    words = pool_command(server, "status")
+    numbers = json.loads(pool_command(server, "status", "--json").stdout)
+
+    assert (words.returncode, words.stdout.count(" of 15 in use, ")) == (0, 2)
+    assert [pool["cap"] for pool in numbers] == [15, 15]
+
+
+@pytest.mark.slow
+def test_the_drill_finds_every_promise_kept(server):
+    outcome = pool_command(server, "drill")
+
+    lines = outcome.stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["pass", step] for step in ("kill", "freeze", "exhaust", "nest", "leak", "fork", "cap")
+    ], outcome.stdout + server.output()
+    assert outcome.returncode == 0
+    with httpx.Client() as client:
+        assert server.scan(client, "x").status_code == 200
+
+
+def test_a_drill_says_what_it_would_do_and_what_it_does_not_know(server):
+    dry = pool_command(server, "drill", "--only", "kill,fork", "--dry-run")
+    unknown = pool_command(server, "drill", "--only", "kil")
+
+    assert [line.split()[:2] for line in dry.stdout.splitlines()] == [["would", "kill"], ["would", "fork"]]
+    assert (unknown.returncode, "No such step: kil" in unknown.stderr) == (2, True)
+
+
+def test_metrics_tell_of_every_process_whichever_is_asked(server):
+    answers = [httpx.get(f"{server.url}/metrics", headers=server.service).text for _ in range(10)]
+
+    assert {text.count("\nqrsite_pool_cap{") for text in answers} == {2}
+
+
 def test_a_port_that_is_taken_is_one_line(server):
     environment = {**os.environ, "VAR_DIR": str(server.var), "PORT": str(server.port)}
 
@@ -386,4 +427,5 @@ def test_processes_that_could_not_all_connect_are_refused(server):
     )
 
     assert process.returncode == 1
-    assert "50 processes of up to 15 connections need 750, but PostgreSQL allows 97" in process.stderr
+    assert "50 processes of up to 15 connections need 750" in process.stderr
+    assert "PostgreSQL allows 97: lower WEB_CONCURRENCY, POOL_SIZE or POOL_MAX_OVERFLOW" in process.stderr

@@ -11,12 +11,13 @@ from sqlalchemy.dialects import postgresql
 from core import db, sql
 from tests.factories import NOW
 
-APPS = ["core", "tickets", "analytics"]
+APPS = ["health", "tickets", "analytics"]
 STATEMENTS = {f"{app}.{name}": text for app in APPS for name, text in sql.load(app).items()}
 HOT = {"ticket", "ticket_scans"}
 BINDS = {
     "event_id": 1,
     "slug": "x",
+    "process": "none",
     "recorded_at": NOW,
     "issued_at": NOW,
     "ticket_ids": [1, 2],
