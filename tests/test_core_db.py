@@ -13,6 +13,7 @@ import psycopg2
 import psycopg2.sql
 import pytest
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import BaseCommand
 from django.db import (
     DataError,
@@ -26,6 +27,7 @@ from django.db import (
     transaction,
 )
 from django.http import HttpResponse
+from psycopg2.extensions import ISOLATION_LEVEL_SERIALIZABLE
 from psycopg2.extras import DictCursor
 from sqlalchemy.exc import ResourceClosedError
 
@@ -541,6 +543,37 @@ def test_a_session_that_nobody_changed_is_handed_over_without_a_word_to_the_serv
         conn.exec_driver_sql("SELECT 1")
 
     assert (session.resets, session.autocommit, session.isolation_level) == (0, False, None)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_isolation_level_and_cursor_factory_are_the_borrowers_and_end_with_the_loan(monkeypatch):
+    options = connection.settings_dict["OPTIONS"]
+    look = "SELECT current_setting('transaction_isolation')"
+    connection.close()
+    db.engine.dispose()  # one connection, so that the next borrower gets the same
+    with monkeypatch.context() as patch:
+        patch.setitem(options, "isolation_level", ISOLATION_LEVEL_SERIALIZABLE)
+        patch.setitem(options, "cursor_factory", DictCursor)
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(look)
+            during = dict(cursor.fetchone())
+        connection.close()
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(look)
+        after = cursor.fetchone()
+
+    assert (during, after) == ({"current_setting": "serializable"}, ("read committed",))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_isolation_level_that_does_not_exist_borrows_nothing(monkeypatch):
+    connection.close()
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "isolation_level", -1)
+
+    with pytest.raises(ImproperlyConfigured, match="Invalid transaction isolation level -1"):
+        connection.ensure_connection()
+
+    assert db.pool_stats().checked_out == 0
 
 
 @pytest.mark.django_db(transaction=True)

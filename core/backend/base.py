@@ -12,13 +12,17 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 import sqlalchemy
+from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connections
 from django.db.backends.postgresql import base, features
+from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from psycopg2.extensions import new_array_type, new_type, register_type
 from sqlalchemy import PoolProxiedConnection
 
 from core import db
 from core.errors import PoolExhausted
+from core.lease import Lease
+from core.session import SessionCursor
 
 IS_USABLE_TIMEOUT_S = 0.5
 
@@ -51,9 +55,13 @@ class _Loan:
         if self.proxy.is_valid:
             self.proxy.close()
 
+    def lease(self) -> Lease | None:
+        """Return what the pool knows of it."""
+        return db.pool.lease_of(self.proxy)
+
     def note_leak(self, how: str) -> None:
         """Remember how it came back without being given back; the pool's keeper tells."""
-        if lease := db.pool.lease_of(self.proxy):
+        if lease := self.lease():
             lease.leak = how
 
     def is_idle(self) -> bool:
@@ -121,7 +129,18 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
         Raises:
             PoolExhausted: no connection came free within the deadline.
+            ImproperlyConfigured: there is no such isolation level.
         """
+        options = self.settings_dict["OPTIONS"]
+        self.isolation_level = _isolation_level(options)
+        connection = self._connection(conn_params)
+        # Not for who opens the connection: these are the borrower's, and Session.clean() ends them with the loan.
+        connection.cursor_factory = options.get("cursor_factory", SessionCursor)
+        if "isolation_level" in options:
+            connection.isolation_level = self.isolation_level
+        return connection
+
+    def _connection(self, conn_params: dict[str, Any]) -> psycopg2.extensions.connection:
         if self is not db.orm() and conn_params != db.orm().get_connection_params():
             return db.connect_outside(**conn_params)
         try:
@@ -171,18 +190,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def is_usable(self) -> bool:
         """Ask the server, and hang up on it if it doesn't answer in time."""
         loan = self._loan()
-        if loan is None:
+        if loan is None or (lease := loan.lease()) is None:
             return self.connection is not None and super().is_usable()
-        with db.hanging_up_after(IS_USABLE_TIMEOUT_S):
+        with db.pool.keeper.hanging_up_after(IS_USABLE_TIMEOUT_S, lease.link):
             return super().is_usable()
-
-    def inc_thread_sharing(self) -> None:
-        """Refuse: two threads would drive one connection of the pool.
-
-        Raises:
-            RuntimeError: always.
-        """
-        raise RuntimeError("A pooled connection belongs to one thread: let the other one use its own.")
 
     def close_pool(self) -> None:
         """Close the idle connections: Django asks before it clones or drops a test database."""
@@ -197,3 +208,13 @@ class DatabaseWrapper(base.DatabaseWrapper):
         if loan is not None:
             loan.cursors.add(cursor)
         return cursor
+
+
+def _isolation_level(options: dict[str, Any]) -> IsolationLevel:
+    level = options.get("isolation_level", IsolationLevel.READ_COMMITTED)
+    try:
+        return IsolationLevel(level)
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            f"Invalid transaction isolation level {level} specified. Use one of the psycopg.IsolationLevel values."
+        ) from error
