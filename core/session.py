@@ -28,7 +28,7 @@ HANG_UP_TIMEOUT_S = 0.2
 
 _CLEAN_TAG = re.compile(
     "(SELECT|INSERT|UPDATE|DELETE|MERGE|COPY|FETCH|MOVE|CLOSE|BEGIN|START|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|EXPLAIN|SHOW"
-    "|LOCK|CREATE|ALTER|DROP|TRUNCATE|COMMENT|GRANT|REVOKE|ANALYZE|VACUUM|REINDEX|NOTIFY)"
+    "|LOCK|SET CONSTRAINTS|CREATE|ALTER|DROP|TRUNCATE|COMMENT|GRANT|REVOKE|ANALYZE|VACUUM|REINDEX|NOTIFY)"
 )
 # Several statements in one text show only the last one's tag; U&"" can spell any name.
 _SUSPICIOUS = re.compile(r"""set_config|advisory|temp|dblink|pg_settings|u&"|;\s*\S""", re.IGNORECASE)
@@ -212,7 +212,7 @@ class SessionCursor(extensions.cursor):
             return  # what failed changed nothing, and the status is that of an earlier statement
         elif self.name:
             if self.withhold:
-                self.connection.changed_by = f"cursor {self.name} WITH HOLD"
+                self.connection.changed_by = "a cursor WITH HOLD"  # its name is new each time
         elif not _CLEAN_TAG.match(self.statusmessage or "") and not _SET_LOCAL.match(text):
             self.connection.changed_by = text
 

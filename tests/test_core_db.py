@@ -589,6 +589,15 @@ def test_who_leaves_a_session_changed_is_named_once(caplog):
 
 
 @pytest.mark.django_db(transaction=True)
+def test_iterators_are_not_named_one_by_one(caplog):
+    for _ in range(3):
+        list(Event.objects.iterator())
+        connection.close()
+
+    assert len([record for record in caplog.records if record.name == "core.session"]) <= 1
+
+
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
     "leave",
     [
@@ -617,6 +626,7 @@ def test_a_statement_that_failed_and_a_local_setting_are_no_change(caplog):
         cursor.execute("SELECT 'a secret'::int")
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET LOCAL statement_timeout = 7000")
+        connection.check_constraints()
         list(Event.objects.iterator())
     session = connection.connection
     connection.close()
