@@ -4,10 +4,10 @@ BIN := .venv/bin
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-.PHONY: help run setup test lint fmt check clean
+.PHONY: help run setup test test-django lint fmt check clean
 
 help:  ## List the commands
-	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 run: .venv/runtime  ## Serve a demo on http://127.0.0.1:$$PORT (8000): database, tables and tickets included
 	@exec $(BIN)/python manage.py serve --demo
@@ -16,6 +16,9 @@ setup: .venv/development  ## Install what tests and lint need, too
 
 test: .venv/development  ## Run the whole suite on a real PostgreSQL
 	@$(BIN)/python -m pytest
+
+test-django: .venv/development  ## Run Django's own tests of backends on ours and on Django's
+	@$(BIN)/python -m tests.django_suite
 
 lint: .venv/development  ## Check style, types, layers and migrations
 	@$(BIN)/ruff check .

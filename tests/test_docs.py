@@ -49,8 +49,8 @@ def test_every_address_of_the_api_is_in_the_table():
 
 
 def test_every_command_of_the_makefile_is_in_the_table():
-    targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    documented = re.findall(r"`make (\w+)`", README)
+    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    documented = re.findall(r"`make ([\w-]+)`", README)
 
     assert set(documented) <= set(targets)
     assert set(targets) - set(documented) <= {"help", "setup"}
