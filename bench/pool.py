@@ -1,146 +1,192 @@
-"""Our pool beside SQLAlchemy's QueuePool, on the same server, in one run, taking turns.
+"""Our pool beside those that Django sites use, on one PostgreSQL, in one run, taking turns.
 
-Needs a PostgreSQL: --database-url, or that of a running `make run` (var/demo.json).
+Brings everything along: installs the other pools into environments under var/bench/ (once), starts a PostgreSQL of its
+own, and removes that afterwards. Prints one line of JSON a case, then a table; exits with 1 where ours misses a goal.
+Numbers of two runs don't compare: machines are noisy. Contestants: ours (core.db.engine, as the site has it), SQLAlchemy's
+QueuePool, django-db-connection-pool, Django's native pool, psycopg_pool; each with 5 + 10 connections.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
-import os
-import statistics
-import threading
-import time
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import psycopg2
-from sqlalchemy import event
-from sqlalchemy.pool import Pool, QueuePool
-
+from bench import pool_cases
+from bench.contestant import CAP
+from bench.contestants import OTHERS, OURS, QrsiteDjango
+from bench.environments import VAR, python_of
+from bench.pool_health import health
+from bench.server import Server
 from bench.spike import machine
-from core.pool import FairPool
-
-CAP: dict[str, Any] = {"pool_size": 5, "max_overflow": 10}
+from bench.worker import GivenUp, Numbers
 
 
-def main() -> None:
-    """Run every case on both pools and print one line of JSON a case."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--database-url", help="postgres://…")
-    parser.add_argument("--seconds", type=float, default=5, help="length of the timed cases (5)")
-    options = parser.parse_args()
-    url = options.database_url or json.loads(Path("var/demo.json").read_text())["database_url"]
-    opened = [0]
+class Case(NamedTuple):
+    """One case, and for how many seconds a contestant plays it, in full and in --quick."""
 
-    def connect() -> Any:
-        opened[0] += 1
-        return psycopg2.connect(url)
-
-    pools: dict[str, Callable[[], Pool]] = {
-        "FairPool": lambda: FairPool(connect, **CAP),
-        "QueuePool": lambda: QueuePool(connect, **CAP),
-    }
-    cases: dict[str, Callable[[Pool], dict[str, float]]] = {
-        "checkout_return": _checkout,
-        "fairness": lambda pool: _fairness(pool, options.seconds),
-        "churn": lambda pool: _churn(pool, options.seconds),
-        "dispose_cap": _dispose_cap,
-    }
-    for case, run in cases.items():
-        outcome: dict[str, Any] = {"bench": f"pool.{case}", **machine()}
-        for name, make in pools.items():
-            opened[0] = 0
-            pool = make()
-            outcome[name] = run(pool) | {"opened": opened[0]}
-            pool.dispose()
-        print(json.dumps(outcome))  # noqa: T201
+    play: Callable[..., dict[str, Numbers]]
+    seconds: float
+    quick_s: float
 
 
-def _checkout(pool: Pool) -> dict[str, float]:
-    """One thread, nobody waits: microseconds for checkout and return."""
-    pool.connect().close()
-    rounds = []
-    for _ in range(30):
-        start = time.perf_counter()
-        for _ in range(1000):
-            pool.connect().close()
-        rounds.append((time.perf_counter() - start) * 1000)
-    return {"median_us": round(statistics.median(rounds), 1)}
+CASES = {
+    "checkout": Case(pool_cases.checkout, 2, 0.5),
+    "fairness": Case(pool_cases.fairness, 5, 1.2),
+    "churn": Case(pool_cases.churn, 4, 1),
+    "storm": Case(pool_cases.storm, 60, 6),
+    "restart": Case(pool_cases.restart, 5, 1),
+    "background": Case(pool_cases.background, 30, 3),
+    "health": Case(health, 3, 1),
+}
 
 
-def _fairness(pool: Pool, seconds: float) -> dict[str, float]:
-    """40 threads, 15 connections, each held for 20 ms, asked for again at once: the longest wait, all turns."""
-    return _load(pool, seconds, threads=40, hold_s=0.02, pause_s=0)
+class Goal(NamedTuple):
+    """What ours has to reach in a case."""
+
+    case: str
+    words: str
+    key: str
+    limit: float | None  # None: only to be looked at
+    at_least: bool = False
+    of: str = OURS
+
+    def verdict(self, number: Any) -> str:
+        """Tell whether a number is good enough; none at all is not."""
+        if self.limit is None:
+            return "-"
+        if number is None:
+            return "NO"
+        return "yes" if (number >= self.limit if self.at_least else number <= self.limit) else "NO"
 
 
-def _churn(pool: Pool, seconds: float) -> dict[str, float]:
-    """12 threads, 5 ms held, 5 ms not: how many connections are opened."""
-    return _load(pool, seconds, threads=12, hold_s=0.005, pause_s=0.005)
+GOALS = [
+    Goal("checkout", "median ≤ 15 µs", "median_us", 15),
+    Goal("checkout", "through the ORM, median µs", "median_us", None, of=QrsiteDjango.name),
+    Goal("fairness", "longest wait ≤ 0.16 s", "longest_wait_s", 0.16),
+    Goal("fairness", "turns ≥ 0.97 of QueuePool's", "turns_of_QueuePool", 0.97, at_least=True),
+    Goal("churn", "connections opened ≤ 15", "opened", CAP),
+    Goal("storm", "connections at once, a process ≤ 15", "most_at_once", CAP),
+    Goal("restart", "first success after ≤ 1 s", "first_success_s", 1.0),
+    Goal("restart", "connects until then + 1 s ≤ 15", "connects_first_s", CAP),
+    Goal("background", "scan p99 ≤ 2 times that without", "p99_ratio", 2.0),
+    Goal("background", "same beside 20, which is too many", "crowd_p99_ratio", None),
+    Goal("health", "worst answer ≤ 0.8 s", "worst_s", 0.8),
+    Goal("health", "states with a wrong status: 0", "wrong_states", 0),
+]
 
 
-def _load(pool: Pool, seconds: float, *, threads: int, hold_s: float, pause_s: float) -> dict[str, float]:
-    stop_at = time.monotonic() + seconds
+def main() -> int:
+    """Play the cases, tell what came of them, return the exit code."""
+    options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing stays frozen
+    names = [name for name in (OURS, *OTHERS) if name in (options.contestant or (OURS, *OTHERS))]
+    VAR.mkdir(parents=True, exist_ok=True)
+    with (VAR / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write("Another bench of this checkout is running.\n")
+            return 2
+        try:
+            for name in names:
+                python_of(name)
+        except subprocess.CalledProcessError as error:
+            sys.stderr.write(f"The other pools can't be installed: {error.stderr.strip().splitlines()[-1]}\n")
+            return 2
+        outcomes = _play(options, names)
+    rows = [_row(goal, outcomes[goal.case]) for goal in GOALS if goal.case in outcomes and OURS in names]
+    if not options.json and rows:
+        _print_table(rows)
+    return 1 if any(row[-1] == "NO" for row in rows) else 0
 
-    def work(_number: int) -> list[float]:
-        waits = []
-        while (start := time.monotonic()) < stop_at:
-            proxy = pool.connect()
-            waits.append(time.monotonic() - start)
-            time.sleep(hold_s)
-            proxy.close()
-            time.sleep(pause_s)
-        return waits
 
-    with ThreadPoolExecutor(threads) as executor:
-        by_thread = list(executor.map(work, range(threads)))
-    waits = sorted(wait for waits in by_thread for wait in waits)
-    return {
-        "turns": len(waits),
-        "fewest_turns": min(map(len, by_thread)),
-        "longest_wait_s": round(waits[-1], 3),
-        "p99_wait_ms": round(waits[int(len(waits) * 0.99)] * 1000, 2),
-    }
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.pool",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="cases:\n"
+        + "\n".join(
+            f"  {name:11} {(case.play.__doc__ or '').splitlines()[0]}" for name, case in CASES.items()
+        )
+        + "\n\ngoals:\n"
+        + "\n".join(f"  {goal.case:11} {goal.words}" for goal in GOALS),
+    )
+    parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be repeated")
+    parser.add_argument(
+        "--contestant", action="append", choices=(OURS, *OTHERS), help="only this one; may be repeated"
+    )
+    parser.add_argument(
+        "--seconds", type=float, help="how long ours plays each case; of restart: how long the server is away"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="shorter cases: 90 s instead of 6 minutes in all"
+    )
+    parser.add_argument("--json", action="store_true", help="only the lines of JSON, no table")
+    return parser.parse_args()
 
 
-def _dispose_cap(pool: Pool) -> dict[str, float]:
-    """All 15 out, dispose(), and as many more as can be had within 50 ms: connections open at once."""
-    is_open: set[int] = set()
-    most = 0
+def _play(options: argparse.Namespace, names: list[str]) -> dict[str, dict[str, Numbers]]:
+    outcomes: dict[str, dict[str, Numbers]] = {}
+    server = Server(VAR / "postgres")
+    try:
+        server.start()
+        for name in options.case or CASES:
+            case = CASES[name]
+            seconds = options.seconds or (case.quick_s if options.quick else case.seconds)
+            try:
+                outcomes[name] = case.play(server, names, seconds, _progress(name))
+            except GivenUp as error:
+                outcomes[name] = {}
+                sys.stderr.write(f"\r{name}: {error}\n")
+            _progress(name)("")
+            print(json.dumps({"bench": f"pool.{name}", **machine(), "seconds": seconds, **outcomes[name]}))  # noqa: T201
+            sys.stdout.flush()
+    finally:
+        server.remove()
+        shutil.rmtree(VAR / "site", ignore_errors=True)
+    return outcomes
 
-    @event.listens_for(pool, "connect")
-    def _opened(connection: Any, _record: Any) -> None:
-        nonlocal most
-        is_open.add(id(connection))
-        most = max(most, len(is_open))
 
-    @event.listens_for(pool, "close")
-    def _closed(connection: Any, _record: Any) -> None:
-        is_open.discard(id(connection))
+def _progress(case: str) -> Callable[[str], None]:
+    def tell(what: str) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{case}: {what} …" if what else "\r\x1b[K")
+            sys.stderr.flush()
 
-    out = [pool.connect() for _ in range(15)]
-    pool.dispose()
-    more: list[Any] = []
+    return tell
 
-    def take() -> None:
-        more.append(pool.recreate().connect() if isinstance(pool, FairPool) else pool.connect())
 
-    takers = [threading.Thread(target=take, daemon=True) for _ in range(15)]
-    for taker in takers:
-        taker.start()
-    time.sleep(0.5)
-    for proxy in out:
-        proxy.close()
-    for taker in takers:
-        taker.join(timeout=0.5)
-        for proxy in list(more):
-            more.remove(proxy)
-            proxy.close()
-    return {"open_at_once": most}
+def _row(goal: Goal, outcome: dict[str, Numbers]) -> tuple[str, str, str, str, str]:
+    """Say what ours reached, and the best of the others that do the same."""
+    ours = outcome.get(goal.of, {}).get(goal.key)
+    rivals = [name for name in OTHERS if goal.of == OURS or name in _THROUGH_DJANGO]
+    theirs = {name: outcome.get(name, {}).get(goal.key) for name in rivals}
+    known = {name: number for name, number in theirs.items() if number is not None}
+    best = "-"
+    if known:
+        name = (max if goal.at_least else min)(known, key=lambda name: known[name])
+        best = f"{known[name]:g} {name}"
+    shown = "none" if ours is None else f"{ours:g}"
+    return goal.case, goal.words, shown, best, goal.verdict(ours)
+
+
+_THROUGH_DJANGO = [name for name in OTHERS if "jango" in name]
+
+
+def _print_table(rows: list[tuple[str, str, str, str, str]]) -> None:
+    head = ("case", "goal", "ours", "best other", "reached")
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, tuple("-" * width for width in widths), *rows):
+        print("  ".join(f"{word:{width}}" for word, width in zip(row, widths, strict=True)).rstrip())  # noqa: T201
 
 
 if __name__ == "__main__":
-    main()
-    os._exit(0)  # threads that QueuePool left waiting
+    sys.exit(main())

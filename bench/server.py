@@ -1,0 +1,166 @@
+"""A PostgreSQL of the bench's own, which it may restart and freeze, and which counts connections for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+from psycopg2.extensions import make_dsn
+
+from core.environment import socket_url
+from core.postgres import DATABASE, USER, EmbeddedPostgres
+
+GONE_WITHIN_S = 30
+# `name:<pid>`, and `qrsite:<host>-<pid>:<purpose>`
+_PID = re.compile(r"[:-](\d+)(?=:|$)")
+_AUTHORIZED = re.compile(r"^(\d+\.\d+) .*connection authorized: .*application_name=(.+)$", re.MULTILINE)
+
+
+class Server:
+    """Started once, removed at the end."""
+
+    def __init__(self, home: Path) -> None:
+        self._postgres = EmbeddedPostgres(home, notify=lambda _message: None)
+        self.url = socket_url(self._postgres.socket_dir, user=USER, name=DATABASE)
+        # For contestants: libpq reads these.
+        self.environment = {
+            "PGHOST": str(self._postgres.socket_dir),
+            "PGUSER": USER,
+            "PGDATABASE": DATABASE,
+            "DATABASE_URL": self.url,
+        }
+
+    def start(self) -> None:
+        """Start, with a log of who connects and room for contestants that break their cap."""
+        self._thaw()  # what a killed bench left
+        self._postgres.ensure_running()
+        with self.asking() as cursor:
+            for setting in ("log_connections = on", "log_line_prefix = '%n '", "max_connections = 600"):
+                cursor.execute(f"ALTER SYSTEM SET {setting}")
+        self.stop()
+        self._postgres.ensure_running()
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop it: fast (SIGINT) or at once and to be recovered (SIGQUIT)."""
+        postmaster = self._postmaster()
+        postmaster.send_signal(how)
+        deadline_s = time.monotonic() + GONE_WITHIN_S
+        while postmaster.is_running() and postmaster.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError("PostgreSQL does not stop")
+            time.sleep(0.01)
+
+    def start_again(self) -> None:
+        """Return once it accepts connections."""
+        self._postgres.ensure_running()
+
+    def remove(self) -> None:
+        """Stop it for good and remove its files."""
+        self._thaw()
+        self._postgres.release()
+        shutil.rmtree(self._postgres.home.resolve(), ignore_errors=True)
+        shutil.rmtree(self._postgres.socket_dir, ignore_errors=True)
+        if self._postgres.home.is_symlink():  # root's lies elsewhere
+            self._postgres.home.unlink()
+
+    @contextmanager
+    def frozen(self, backends_of: str = "") -> Iterator[int]:
+        """Freeze the whole server, or only the backends whose application_name starts so; tell how many processes."""
+        if backends_of:
+            with self.asking() as cursor:
+                question = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE %s || '%%'"
+                cursor.execute(question, [backends_of])
+                processes = [psutil.Process(pid) for (pid,) in cursor.fetchall()]
+        else:
+            postmaster = self._postmaster()
+            postmaster.suspend()  # first, so that it makes no more children
+            processes = [postmaster, *postmaster.children()]
+        try:
+            for process in processes:
+                process.suspend()
+            yield len(processes)
+        finally:
+            self._resume(processes)
+
+    @contextmanager
+    def asking(self) -> Iterator[Any]:
+        """Lend a cursor past all pools, in autocommit."""
+        connection = self._connect()
+        connection.autocommit = True
+        try:
+            with connection.cursor() as cursor:
+                yield cursor
+        finally:
+            connection.close()
+
+    def accepts(self) -> bool:
+        """Tell whether it accepts a connection now."""
+        try:
+            self._connect().close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    def log_position(self) -> int:
+        """Return where its log ends now."""
+        return self._log().stat().st_size
+
+    def connects(self, position: int, pid: int) -> list[float]:
+        """Return when a process connected, as the server logged it since a position."""
+        with self._log().open("rb") as log:
+            log.seek(position)
+            text = log.read().decode(errors="replace")
+        return [float(at_s) for at_s, name in _AUTHORIZED.findall(text) if pid_of(name) == pid]
+
+    def _connect(self) -> Any:
+        where = {"host": str(self._postgres.socket_dir), "user": USER, "dbname": DATABASE}
+        return psycopg2.connect(make_dsn(application_name="bench", **where))
+
+    def _log(self) -> Path:
+        return self._postgres.home / "log"
+
+    def _postmaster(self) -> psutil.Process:
+        return psutil.Process(int((self._postgres.home / "data/postmaster.pid").read_text().split()[0]))
+
+    def _thaw(self) -> None:
+        with suppress(FileNotFoundError, psutil.NoSuchProcess):
+            self._resume([self._postmaster(), *self._postmaster().children()])
+
+    @staticmethod
+    def _resume(processes: Iterable[psutil.Process]) -> None:
+        for process in reversed(list(processes)):
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                os.kill(process.pid, signal.SIGCONT)
+
+
+def pid_of(application_name: str) -> int | None:
+    """Return the process that an application_name names."""
+    found = _PID.findall(application_name)
+    return int(found[-1]) if found else None
+
+
+def by_process(cursor: Any) -> tuple[Counter[tuple[str, int]], dict[int, str]]:
+    """Count the server's connections by (first word of the name, process), and name each backend's."""
+    cursor.execute(
+        "SELECT pid, application_name FROM pg_stat_activity WHERE backend_type = 'client backend'"
+        " AND application_name <> 'bench'"
+    )
+    counts: Counter[tuple[str, int]] = Counter()
+    backends = {}
+    for backend, name in cursor.fetchall():
+        process = pid_of(name)
+        if process is not None:
+            word = name.partition(":")[0]
+            counts[word, process] += 1
+            backends[backend] = word
+    return counts, backends
