@@ -19,6 +19,7 @@ from bench.worker import SPARE_S, GivenUp, Numbers, Worker, workers
 Progress = Callable[[str], None]
 BEFORE_S = 0.5  # of a restart under load
 AFTER_S = 3.0
+NEVER_S = 99.0
 
 
 def checkout(server: Server, names: list[str], seconds: float, progress: Progress) -> dict[str, Numbers]:
@@ -39,7 +40,13 @@ def checkout(server: Server, names: list[str], seconds: float, progress: Progres
 
 def fairness(server: Server, names: list[str], seconds: float, progress: Progress) -> dict[str, Numbers]:
     """40 threads, 15 connections, each held for 20 ms and asked for again at once."""
-    return _load(server, names, seconds, progress, threads=40, hold_s=0.02, pause_s=0)
+    # Those whose turns are compared play again, the other way round: noise comes and goes.
+    compared = [name for name in reversed(names) if name in (OURS, QueuePool.name)]
+    again = compared if len(compared) == 2 else []
+    found = _load(server, names + again, seconds, progress, threads=40, hold_s=0.02, pause_s=0)
+    for numbers in found.values() if again else ():
+        numbers["turns_of_QueuePool"] = round(numbers["turns"] / found[QueuePool.name]["turns"], 3)
+    return found
 
 
 def churn(server: Server, names: list[str], seconds: float, progress: Progress) -> dict[str, Numbers]:
@@ -50,21 +57,15 @@ def churn(server: Server, names: list[str], seconds: float, progress: Progress) 
 def _load(
     server: Server, names: list[str], seconds: float, progress: Progress, **task: Any
 ) -> dict[str, Numbers]:
-    """Let each play once, and those whose turns are compared again, the other way round: noise comes and goes."""
     played: dict[str, list[Numbers]] = {name: [] for name in names}
-    again = [name for name in reversed(names) if {OURS, QueuePool.name} <= set(names)]
-    for name in names + [name for name in again if name in (OURS, QueuePool.name)]:
+    for name in names:
         progress(name)
         position = server.log_position()
         with workers([name], server) as playing:
             numbers = playing[name].do("load", seconds=seconds, **task)
             time.sleep(0.1)
             played[name].append(numbers | {"opened": len(server.connects(position, playing[name].pid))})
-    found = {name: _together(rounds) for name, rounds in played.items()}
-    queue_pool = found.get(QueuePool.name, {}).get("turns")
-    for numbers in found.values() if queue_pool else ():
-        numbers["turns_of_QueuePool"] = round(numbers["turns"] / queue_pool, 3)
-    return found
+    return {name: _together(rounds) for name, rounds in played.items()}
 
 
 def _together(rounds: list[Numbers]) -> Numbers:
@@ -139,12 +140,18 @@ def _storm(server: Server, names: list[str], seconds: float) -> dict[str, Number
 
 
 def restart(server: Server, names: list[str], seconds: float, progress: Progress) -> dict[str, Numbers]:
-    """The server is killed under 12 threads that ask, and comes back some seconds later; then it restarts unnoticed."""
+    """The server is killed under 12 threads that ask, and comes back some seconds later; then it restarts unnoticed.
+
+    Ours plays three times and shows the worst of each: how long a pool sleeps when the server is back is a matter of luck.
+    """
     found = {}
     for name in names:
         progress(name)
-        with workers([name], server, mixed=True, timeout_s=5) as playing:
-            found[name] = _restart(server, playing[name], seconds)
+        rounds = []
+        for share in (1, 0.85, 0.7) if name == OURS else (1,):
+            with workers([name], server, mixed=True, timeout_s=5) as playing:
+                rounds.append(_restart(server, playing[name], seconds * share))
+        found[name] = {key: max(one[key] for one in rounds) for key in rounds[0]} | {"rounds": len(rounds)}
     return found
 
 
@@ -178,7 +185,7 @@ def _restart(server: Server, worker: Worker, away_s: float) -> Numbers:
         "after_it_was_back": sum(start >= up_s for start, _end in failures),
         "longest_failure_s": round(max((end - start for start, end in failures), default=0), 3),
         "away_s": round(up_s - down_s, 2),
-        "first_success_s": round(max(successes[0] - up_s, 0), 3) if successes else None,
+        "first_success_s": round(max(successes[0] - up_s, 0), 3) if successes else NEVER_S,
         # Of all seconds that begin with one: the first may be one in which a pool still sleeps.
         "connects_worst_s": max(
             (sum(0 <= at - start < 1 for at in connects) for start in connects), default=0
