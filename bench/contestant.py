@@ -43,6 +43,14 @@ class Contestant:
         """Return."""
         taken.close()
 
+    def turn(self) -> None:
+        """Check out, ask, return."""
+        taken = self.take()
+        try:
+            self.ask(taken)
+        finally:
+            self.give(taken)
+
     def dispose(self) -> None:
         """Close the connections while others use them, as an operator or a test runner may."""
         raise NotImplementedError

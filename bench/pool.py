@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -141,13 +142,15 @@ def _play(options: argparse.Namespace, names: list[str]) -> dict[str, dict[str, 
         for name in options.case or CASES:
             case = CASES[name]
             seconds = options.seconds or (case.quick_s if options.quick else case.seconds)
+            load = round(os.getloadavg()[0], 1)  # before: who else is at work on this machine
             try:
                 outcomes[name] = case.play(server, names, seconds, _progress(name))
             except GivenUp as error:
                 outcomes[name] = {}
                 sys.stderr.write(f"\r{name}: {error}\n")
             _progress(name)("")
-            print(json.dumps({"bench": f"pool.{name}", **machine(), "seconds": seconds, **outcomes[name]}))  # noqa: T201
+            where = {**machine(), "load": load, "seconds": seconds}
+            print(json.dumps({"bench": f"pool.{name}", **where, **outcomes[name]}))  # noqa: T201
             sys.stdout.flush()
     finally:
         server.remove()

@@ -44,8 +44,10 @@ def fairness(server: Server, names: list[str], seconds: float, progress: Progres
     compared = [name for name in reversed(names) if name in (OURS, QueuePool.name)]
     again = compared if len(compared) == 2 else []
     found = _load(server, names + again, seconds, progress, threads=40, hold_s=0.02, pause_s=0)
-    for numbers in found.values() if again else ():
-        numbers["turns_of_QueuePool"] = round(numbers["turns"] / found[QueuePool.name]["turns"], 3)
+    queue_pool = found[QueuePool.name].get("turns") if again else None
+    for numbers in found.values() if queue_pool else ():
+        if "turns" in numbers:
+            numbers["turns_of_QueuePool"] = round(numbers["turns"] / queue_pool, 3)
     return found
 
 
@@ -57,19 +59,32 @@ def churn(server: Server, names: list[str], seconds: float, progress: Progress) 
 def _load(
     server: Server, names: list[str], seconds: float, progress: Progress, **task: Any
 ) -> dict[str, Numbers]:
-    played: dict[str, list[Numbers]] = {name: [] for name in names}
-    for name in names:
-        progress(name)
+    def play(name: str) -> Numbers:
         position = server.log_position()
         with workers([name], server) as playing:
             numbers = playing[name].do("load", seconds=seconds, **task)
             time.sleep(0.1)
-            played[name].append(numbers | {"opened": len(server.connects(position, playing[name].pid))})
+            return numbers | {"opened": len(server.connects(position, playing[name].pid))}
+
+    played: dict[str, list[Numbers]] = {name: [] for name in names}
+    for name in names:
+        played[name].append(_played(play, name, progress))
     return {name: _together(rounds) for name, rounds in played.items()}
+
+
+def _played(play: Callable[[str], Numbers], name: str, progress: Progress) -> Numbers:
+    """Let one play; one that dies or sticks does not spoil it for the others."""
+    progress(name)
+    try:
+        return play(name)
+    except GivenUp as error:
+        return {"error": str(error)}
 
 
 def _together(rounds: list[Numbers]) -> Numbers:
     """Say of several rounds how many turns one had on average, and otherwise the worst."""
+    if broken := [one for one in rounds if "error" in one]:
+        return broken[0]
     numbers: Numbers = {"turns": round(statistics.mean(one["turns"] for one in rounds))}
     numbers["fewest_turns"] = min(one["fewest_turns"] for one in rounds)
     for key in ("most_turns", "longest_wait_s", "p99_wait_ms", "opened", "failed"):
@@ -144,15 +159,15 @@ def restart(server: Server, names: list[str], seconds: float, progress: Progress
 
     Ours plays three times and shows the worst of each: how long a pool sleeps when the server is back is a matter of luck.
     """
-    found = {}
-    for name in names:
-        progress(name)
+
+    def play(name: str) -> Numbers:
         rounds = []
         for share in (1, 0.85, 0.7) if name == OURS else (1,):
             with workers([name], server, mixed=True, timeout_s=5) as playing:
                 rounds.append(_restart(server, playing[name], seconds * share))
-        found[name] = {key: max(one[key] for one in rounds) for key in rounds[0]} | {"rounds": len(rounds)}
-    return found
+        return {key: max(one[key] for one in rounds) for key in rounds[0]} | {"rounds": len(rounds)}
+
+    return {name: _played(play, name, progress) for name in names}
 
 
 def _restart(server: Server, worker: Worker, away_s: float) -> Numbers:
@@ -199,12 +214,12 @@ def background(server: Server, names: list[str], seconds: float, progress: Progr
 
     The others wait 1 s for a connection, as ours lets scans do, and play a sixth of the time.
     """
-    found = {}
-    for name in names:
-        progress(name)
+
+    def play(name: str) -> Numbers:
         beside_s = seconds if name == OURS else seconds / 6
         timeout_s = 30 if name == OURS else 1
         with workers([name], server, timeout_s=timeout_s) as playing:
             crowd_s = max(seconds / 10, 1)
-            found[name] = playing[name].do("background", seconds=beside_s, crowd_s=crowd_s, scanners=4)
-    return found
+            return playing[name].do("background", seconds=beside_s, crowd_s=crowd_s, scanners=4)
+
+    return {name: _played(play, name, progress) for name in names}

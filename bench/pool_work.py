@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
-from bench.contestant import CAP, Contestant
+from bench.contestant import Contestant
 from bench.contestants import CONTESTANTS
+from bench.pool_background import background, p99
 from bench.pool_storm import storm
-
-CROWD = 20  # more than the pool has
 
 
 def main() -> None:
@@ -85,7 +82,7 @@ def load(pool: Contestant, *, seconds: float, threads: int, hold_s: float, pause
         "fewest_turns": min(map(len, by_thread)),
         "most_turns": max(map(len, by_thread)),
         "longest_wait_s": round(waits[-1], 3),
-        "p99_wait_ms": round(_p99(waits) * 1000, 2),
+        "p99_wait_ms": round(p99(waits) * 1000, 2),
         "failed": sum(errors.values()),
     }
 
@@ -99,7 +96,7 @@ def busy(pool: Contestant, *, seconds: float, threads: int) -> dict[str, Any]:
     def work(_number: int) -> None:
         while (start := time.time()) < stop_at:
             try:
-                _turn(pool)
+                pool.turn()
                 successes.add(round(time.time(), 3))
             except Exception as error:
                 failures.append((start, time.time(), f"{type(error).__name__}: {error}"[:90]))
@@ -115,7 +112,7 @@ def warm(pool: Contestant, *, threads: int) -> dict[str, Any]:
     together = threading.Barrier(threads, timeout=30)
 
     def work(_number: int) -> None:
-        taken = pool.take()
+        taken = _taken(pool, within_s=20)
         together.wait()
         pool.give(taken)
 
@@ -124,115 +121,26 @@ def warm(pool: Contestant, *, threads: int) -> dict[str, Any]:
     return {}
 
 
+def _taken(pool: Contestant, within_s: float) -> Any:
+    until = time.monotonic() + within_s
+    while True:
+        try:
+            return pool.take()
+        except Exception:  # the server was away a moment ago
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+
+
 def one_by_one(pool: Contestant, *, number: int) -> dict[str, Any]:
     """Ask, one after the other: how many failed."""
     failed = 0
     for _ in range(number):
         try:
-            _turn(pool)
+            pool.turn()
         except Exception:
             failed += 1
     return {"failed": failed}
-
-
-def background(pool: Contestant, *, seconds: float, crowd_s: float, scanners: int) -> dict[str, Any]:
-    """Scan threads take, ask and give: alone, beside background threads that hold all but one, and beside a crowd.
-
-    Alone a third of the time, and both by turns: noise comes and goes.
-    """
-    pool.reserve_shares()
-    _Scans(scanners).run(pool, 0.5)  # connects
-    alone, beside, crowd = _Scans(scanners), _Scans(scanners), _Scans(scanners)
-    for _ in range(3):
-        alone.run(pool, seconds / 9)
-        held = _beside(pool, CAP - 1, lambda: beside.run(pool, seconds / 3))
-    crowd_held = _beside(pool, CROWD, lambda: crowd.run(pool, crowd_s))
-    return {
-        **alone.numbers("alone"),
-        "held": held,
-        **beside.numbers("beside"),
-        "crowd_held": crowd_held,
-        **crowd.numbers("crowd"),
-        "p99_ratio": round(beside.p99() / alone.p99(), 2),
-        "crowd_p99_ratio": round(crowd.p99() / alone.p99(), 2),
-    }
-
-
-def _beside(pool: Contestant, holders: int, work: Callable[[], None]) -> int:
-    """Work while so many background threads want a connection and keep it; return how many had one at the start."""
-    done = threading.Event()
-    holding: list[int] = []
-
-    def hold(number: int) -> None:
-        with pool.entering("background"), suppress(Exception):
-            taken = pool.take()
-            holding.append(number)
-            done.wait()
-            pool.give(taken)
-
-    with ThreadPoolExecutor(holders) as executor:
-        all_of_them = executor.map(hold, range(holders))
-        time.sleep(0.3)
-        held = len(holding)
-        work()
-        done.set()
-        list(all_of_them)
-    return held
-
-
-class _Scans:
-    """What scan threads see."""
-
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._took: list[float] = []
-        self._failed = 0
-
-    def run(self, pool: Contestant, seconds: float) -> None:
-        """Scan for some seconds on all threads."""
-        stop_at = time.monotonic() + seconds
-        with ThreadPoolExecutor(self._threads) as executor:
-            for took, failed in executor.map(lambda _: self._scan(pool, stop_at), range(self._threads)):
-                self._took += took
-                self._failed += failed
-
-    @staticmethod
-    def _scan(pool: Contestant, stop_at: float) -> tuple[list[float], int]:
-        took, failed = [], 0
-        with pool.entering("scan"):
-            while (start := time.monotonic()) < stop_at:
-                try:
-                    _turn(pool)
-                except Exception:
-                    failed += 1
-                took.append(time.monotonic() - start)
-                time.sleep(0.005)
-        return took, failed
-
-    def p99(self) -> float:
-        return _p99(sorted(self._took))
-
-    def numbers(self, prefix: str) -> dict[str, Any]:
-        """Tell all of it, in milliseconds."""
-        return {
-            f"{prefix}_scans": len(self._took),
-            f"{prefix}_p50_ms": round(statistics.median(self._took) * 1000, 2),
-            f"{prefix}_p99_ms": round(self.p99() * 1000, 2),
-            f"{prefix}_longest_ms": round(max(self._took) * 1000, 2),
-            f"{prefix}_failed": self._failed,
-        }
-
-
-def _turn(pool: Contestant) -> None:
-    taken = pool.take()
-    try:
-        pool.ask(taken)
-    finally:
-        pool.give(taken)
-
-
-def _p99(ordered: list[float]) -> float:
-    return ordered[int(len(ordered) * 0.99)]
 
 
 TASKS: dict[str, Callable[..., dict[str, Any]]] = {
