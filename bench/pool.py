@@ -128,7 +128,7 @@ def _options() -> argparse.Namespace:
         "--seconds", type=float, help="how long ours plays each case; of restart: how long the server is away"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="shorter cases: a minute and a half in all, instead of six"
+        "--quick", action="store_true", help="shorter cases: less than two minutes in all, instead of six"
     )
     parser.add_argument("--json", action="store_true", help="only the lines of JSON, no table")
     return parser.parse_args()
