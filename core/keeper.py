@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from core.lease import Lease, Stack, formatted
 from core.link import Link
 from core.purpose import BACKGROUND
+from core.session import has_hung_up
 
 if TYPE_CHECKING:
     from core.pool import FairPool
@@ -29,18 +31,26 @@ class Keeper:
 
     def __init__(self, pool: FairPool) -> None:
         self._pool = pool
-        self._lock = threading.Lock()
+        self._lock = (
+            threading.RLock()
+        )  # the garbage collector may return a connection, and call, while it is held
         self._is_called = False
         self._is_awake = False
         self._asked: dict[Link, float] = {}
         self._reported: set[Stack] = set()
         self.leaked: deque[Lease] = deque()  # what came back without being given back
+        self.leaving: deque[socket.socket] = deque()  # closed here, and the server's process is still there
 
     def call(self) -> None:
         """Make sure that somebody looks soon. Cheap: this is called at every checkout."""
         self._is_called = True
         if not self._is_awake:
             self._wake()
+
+    def see_off(self, wire: socket.socket) -> None:
+        """Count a server process that takes its time to go until it has gone; takes no lock."""
+        self.leaving.append(wire)
+        self.call()
 
     @contextmanager
     def hanging_up_after(self, timeout_s: float, link: Link) -> Iterator[None]:
@@ -60,9 +70,11 @@ class Keeper:
         with self._lock:
             if self._is_awake:
                 return
-            with suppress(RuntimeError):  # no thread to be had, or the interpreter ends
+            self._is_awake = True
+            try:
                 threading.Thread(target=self._run, name="pool-keeper", daemon=True).start()
-                self._is_awake = True
+            except RuntimeError:  # no thread to be had, or the interpreter ends
+                self._is_awake = False
 
     def _run(self) -> None:
         is_needed = True
@@ -85,11 +97,15 @@ class Keeper:
                 lease.reclaim("was held by a thread that ended")
             elif now_s - lease.since_s > LONG_HELD_S and lease.purpose is not BACKGROUND:
                 self._report(lease, f"has been held for over {LONG_HELD_S:g} s")
+        for wire in list(self.leaving):
+            if has_hung_up(wire, within_s=0):
+                wire.close()
+                self.leaving.remove(wire)
         while self.leaked:
             lease = self.leaked.popleft()
             self._report(lease, f"{lease.leak}; it is back in the pool")
         pool.discard()
-        return bool(self._asked or pool.checkedout() or pool.overflow() or self.leaked)
+        return bool(self._asked or pool.checkedout() or pool.overflow() or self.leaked or self.leaving)
 
     def _report(self, lease: Lease, what: str) -> None:
         """Say it once a place."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import select
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import psycopg2
@@ -23,6 +24,7 @@ class PooledConnection(Protocol):
     """What the pool wants of a connection (core.session.Session)."""
 
     closed: int
+    see_off: Callable[[Any], None] | None
 
     def fileno(self) -> int: ...
     def clean(self) -> bool: ...

@@ -113,7 +113,7 @@ class FairPool(ReadablePool):
         """Count the slots that can be given now; in and after an outage a few connect at a time."""
         if not self._idle and (self.outage.is_pending or self._connecting >= self.outage.connecting_max):
             return 0
-        return self._cap - self._turns.used - self._closing
+        return self._cap - self._turns.used - self._closing - len(self.keeper.leaving)
 
     def _is_hopeless(self) -> bool:
         """Tell whether there is nothing to wait for: nobody works, nothing is idle, and somebody tries or just tried."""
@@ -212,6 +212,7 @@ class FairPool(ReadablePool):
         try:
             record: Any = self._create_connection()
             link = Link(record, wanted, target=self.target(), recycle_s=self._recycle)
+            link.session.see_off = self.keeper.see_off
         except psycopg2.OperationalError as error:
             with self._lock:
                 self.outage.begin(error)

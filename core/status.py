@@ -59,8 +59,9 @@ class ReadablePool(Pool):
         return max(self.checkedin() + self.checkedout() - self._size, 0)
 
     def is_lively(self) -> bool:
-        """Tell whether connections were made or came back sound lately: all that is known of the server unasked."""
-        return time.monotonic() - self.sound_at_s < LIVELY_S
+        """Tell whether all are in use and some came back sound lately: that is busy; else who waits in vain is not."""
+        is_full = self.checkedout() >= self.cap()
+        return is_full and time.monotonic() - self.sound_at_s < LIVELY_S
 
     def leases(self) -> list[Lease]:
         """List what is in use, the longest first."""

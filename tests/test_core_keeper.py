@@ -1,13 +1,15 @@
 """What the keeper looks after: frozen servers, ended threads, connections that lingered or were forgotten."""
 
 import gc
+import socket
 import threading
 import time
 
 import pytest
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from core import keeper
-from core.purpose import SCAN, WEB
+from core.purpose import BACKGROUND, SCAN, WEB
 from tests.fake_driver import take, until
 
 
@@ -86,6 +88,20 @@ def test_who_holds_a_connection_for_long_is_named_while_it_does(make, caplog, mo
     held.close()
 
     assert "has been held for over 0 s" in said(caplog)[0]
+
+
+def test_a_server_process_that_takes_its_time_to_go_counts_until_it_has_gone(make, driver):
+    fair = make(1, 0, timeout=0.05)
+    ours, servers = socket.socketpair()
+    fair.keeper.see_off(ours)
+
+    with pytest.raises(PoolTimeout):
+        take(fair, BACKGROUND)
+    servers.close()
+    until(lambda: not fair.keeper.leaving)
+    take(fair, BACKGROUND).close()
+
+    assert (driver.made, ours.fileno()) == (1, -1)
 
 
 def test_nobody_is_awake_where_nothing_is_open_to_look_after(make):

@@ -27,8 +27,15 @@ LABELS = [
 ]
 TIMEOUT_S = 300
 
+_HEALTH_CHECKS = "backends.base.test_base.ConnectionHealthChecksTests."
+_NEVER_KEPT = "No connection outlives its request, so none needs Django's check at the next one: the pool checks (docs/adr/0009)."
+
 # What follows from the design, each with its reason.
 EXPLAINED = {
+    f"{_HEALTH_CHECKS}test_health_checks_disabled": _NEVER_KEPT,
+    f"{_HEALTH_CHECKS}test_health_checks_enabled": _NEVER_KEPT,
+    f"{_HEALTH_CHECKS}test_health_checks_enabled_errors_occurred": _NEVER_KEPT,
+    f"{_HEALTH_CHECKS}test_set_autocommit_health_checks_enabled": _NEVER_KEPT,
     "backends.tests.ThreadTests.test_default_connection_thread_local": (
         "A thread that ends gives its connection back, also a shared one, so the wrapper has none (docs/adr/0001)."
     ),
