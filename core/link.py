@@ -67,19 +67,19 @@ class Link:
         held: Any = self.record.dbapi_connection
         return held is self.session and not held.closed and self.record.starttime >= valid_from_time
 
-    def is_worth_keeping(self, target: Any) -> bool:
+    def is_worth_keeping(self, target: Any, now_s: float) -> bool:
         """Tell whether it is young enough, and leads to where the settings say."""
-        return time.monotonic() < self._expires_at_s and self.target == target
+        return now_s < self._expires_at_s and self.target == target
 
-    def is_trusted(self, *, suspect_until_s: float) -> bool:
+    def is_trusted(self, now_s: float, *, suspect_until_s: float) -> bool:
         """Tell without a round trip whether it is fine: recently used, and its server has said nothing since.
 
         A server that is alive says nothing of its own accord; what can be read is mostly its farewell.
         """
-        trusted_since_s = time.monotonic() - TRUSTED_S
-        if suspect_until_s > trusted_since_s:
-            trusted_since_s = suspect_until_s
-        return self.idle_since_s > trusted_since_s and not self._poller.poll(0)
+        idle_since_s = self.idle_since_s
+        return (
+            idle_since_s > now_s - TRUSTED_S and idle_since_s > suspect_until_s and not self._poller.poll(0)
+        )
 
     def introduce(self, wanted: Purpose) -> bool:
         """Tell the server whom it serves now, one round trip; return whether the server answered."""

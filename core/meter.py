@@ -48,6 +48,9 @@ class Meter:
         rank = lease.purpose.rank
         self.acquire[rank].observe(lease.since_s - lease.asked_s)
         self.usage[rank].observe(at_s - lease.since_s)
-        self.invalidations += not is_sound
-        self.dirty_returns += lease.is_dirty
-        self.leaks += bool(lease.leak)
+        if not is_sound:
+            self.invalidations += 1
+        if lease.is_dirty:
+            self.dirty_returns += 1
+        if lease.leak:
+            self.leaks += 1

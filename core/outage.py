@@ -7,7 +7,7 @@ import time
 
 import psycopg2
 
-PAUSE_S = (0.1, 0.6)  # the first and the longest between two attempts: back within a second of the database
+PAUSE_S = (0.1, 0.4)  # the first and the longest between two attempts: back within a second of the database
 JITTER = 0.1
 
 

@@ -81,7 +81,7 @@ class FairPool(ReadablePool):
         wanted = purpose.current()
         link = self._slot(wanted)
         try:
-            link = self._usable(link, wanted)
+            link = self._usable(link, wanted, time.monotonic())
             self._leases[link.record] = Lease(link, wanted, asked_s)
         except BaseException:
             if link is not None:
@@ -150,8 +150,7 @@ class FairPool(ReadablePool):
             self._turns.send_all_away(self.outage.refusal)
 
     def _wait(self, waiter: Waiter[Link]) -> Link | None:
-        me = threading.current_thread()
-        held = [lease for lease in self.leases() if lease.thread is me]
+        held = [lease for lease in self.leases() if lease.thread is threading.current_thread()]
         timeout_s = waiter.purpose.timeout_s or self._timeout
         try:
             waiter.ready.acquire(timeout=0 if held else timeout_s)
@@ -183,7 +182,7 @@ class FairPool(ReadablePool):
         else:
             self._idle.append(link)
 
-    def _usable(self, link: Link | None, wanted: Purpose) -> Link:
+    def _usable(self, link: Link | None, wanted: Purpose, now_s: float) -> Link:
         """Return a live connection for a slot that is ours."""
         if link is None:
             try:
@@ -191,13 +190,12 @@ class FairPool(ReadablePool):
             finally:
                 with self._changing():
                     self._connecting -= 1
-        if self._is_current(link) and link.is_worth_keeping(self.target()):
-            if link.purpose is wanted and link.is_trusted(suspect_until_s=self._suspect_until_s):
+        if self._is_current(link) and link.is_worth_keeping(self.target(), now_s):
+            if link.purpose is wanted and link.is_trusted(now_s, suspect_until_s=self._suspect_until_s):
                 return link
             with self.keeper.hanging_up_after(INTRODUCE_TIMEOUT_S, link):
-                answers = link.introduce(wanted)
-            if answers:
-                return link
+                if link.introduce(wanted):
+                    return link
             # What broke this one broke the others that were idle, too.
             self.discard(everything=True)
             with self._lock:

@@ -49,6 +49,7 @@ class Turns(Generic[T]):
     def __init__(self, cap: int) -> None:
         self._cap = cap
         self._guaranteed = [0] * len(PURPOSES)
+        self._guaranteed_sum = 0  # or more
         self._in_use = [0] * len(PURPOSES)
         self._queues: list[deque[Waiter[T]]] = [deque() for _ in PURPOSES]
         self.used = 0
@@ -56,14 +57,14 @@ class Turns(Generic[T]):
 
     def share(self, *, in_force: bool) -> None:
         """Put the guarantees into force: together at most half of the cap, so that a pool of one serves everybody."""
-        left = self._cap // 2 if in_force else 0
+        left = self._guaranteed_sum = self._cap // 2 if in_force else 0
         for item in PURPOSES:
             self._guaranteed[item.rank] = min(item.guaranteed, left)
             left -= self._guaranteed[item.rank]
 
     def may_take(self, wanted: Purpose, free: int) -> bool:
         """Tell whether somebody who comes now, finding nobody waiting, is served without waiting."""
-        return not self.waiting and free > self._kept_free_from(wanted)
+        return not self.waiting and (free > self._guaranteed_sum or free > self._kept_free_from(wanted))
 
     def take(self, owner: Purpose) -> None:
         """Count a slot as used."""
