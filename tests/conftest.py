@@ -12,6 +12,16 @@ def whole_pool():
 
 
 @pytest.fixture
+def empty_pool():
+    """A pool without connections, so that whoever borrows next gets what the last one gave back."""
+    if not connection.in_atomic_block:
+        connection.close()
+    db.engine.dispose()
+    yield
+    db.engine.dispose()
+
+
+@pytest.fixture
 def driver():
     driver = Driver()
     yield driver

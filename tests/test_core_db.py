@@ -1,10 +1,8 @@
 """One engine, one connection a thread, one transaction for ORM and raw SQL."""
 
 import ast
-import gc
 import io
 import subprocess
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -14,19 +12,15 @@ import psycopg2.sql
 import pytest
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management import BaseCommand
 from django.db import (
     DataError,
     IntegrityError,
-    InterfaceError,
     InternalError,
-    OperationalError,
     ProgrammingError,
     connection,
     connections,
     transaction,
 )
-from django.http import HttpResponse
 from psycopg2.extensions import ISOLATION_LEVEL_SERIALIZABLE
 from psycopg2.extras import DictCursor
 from sqlalchemy.exc import ResourceClosedError
@@ -57,18 +51,22 @@ def events_named(name):
         return conn.exec_driver_sql("SELECT count(*) FROM event WHERE name = %s", (name,)).scalar_one()
 
 
-def server_connections():
-    """Connections that the server has of this process, asked outside the pool."""
-    outside = psycopg2.connect(**connection.get_connection_params(), application_name="the test's own")
+def outside(question, *values):
+    """Ask the server on a connection that is neither the pool's nor Django's; return the first value."""
+    asking = psycopg2.connect(**connection.get_connection_params(), application_name="the test's own")
     try:
-        with outside.cursor() as cursor:
-            cursor.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s",
-                [f"qrsite:{process_name()}:%"],
-            )
-            return cursor.fetchone()[0]
+        asking.autocommit = True
+        with asking.cursor() as cursor:
+            cursor.execute(question, values)
+            return cursor.fetchone()[0] if cursor.description else None
     finally:
-        outside.close()
+        asking.close()
+
+
+def server_connections():
+    """Count the connections that the server has of this process."""
+    question = "SELECT count(*)::int FROM pg_stat_activity WHERE application_name LIKE %s"
+    return outside(question, f"qrsite:{process_name()}:%")
 
 
 def in_thread(work):
@@ -97,27 +95,6 @@ def test_the_engine_is_the_only_one_in_the_repository():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_pool_follows_django_to_the_test_database():
-    with db.engine.connect() as conn:
-        pooled = conn.exec_driver_sql("SELECT current_database()").scalar_one()
-
-    assert pooled == connection.settings_dict["NAME"]
-    assert pooled.startswith("test_")
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_connection_to_the_database_that_django_left_is_replaced(monkeypatch):
-    with db.engine.connect() as conn:
-        before = conn.exec_driver_sql("SELECT current_database()").scalar_one()
-
-    monkeypatch.setitem(connection.settings_dict, "NAME", "postgres")
-    with db.engine.connect() as conn:
-        after = conn.exec_driver_sql("SELECT current_database()").scalar_one()
-
-    assert (before.startswith("test_"), after) == (True, "postgres")
-
-
-@pytest.mark.django_db(transaction=True)
 def test_orm_and_raw_sql_of_one_thread_run_on_one_connection():
     with transaction.atomic():
         pids = {orm_pid(), raw_pid(), raw_pid(), orm_pid()}
@@ -134,32 +111,6 @@ def test_raw_sql_borrows_for_just_its_block_where_the_orm_holds_nothing():
         during = db.pool_stats().checked_out
 
     assert (during, db.pool_stats().checked_out) == (1, 0)
-
-
-@pytest.mark.django_db(transaction=True)
-def test_raw_sql_sees_an_open_atomic_and_is_rolled_back_with_it():
-    seen = None
-
-    with pytest.raises(ZeroDivisionError), transaction.atomic():
-        event = make_event(name="never was")
-        seen = events_named("never was")
-        with db.begin() as conn:
-            conn.exec_driver_sql("UPDATE event SET name = 'raw' WHERE id = %s", (event.id,))
-        assert Event.objects.get(id=event.id).name == "raw"
-        raise ZeroDivisionError
-
-    assert (seen, events_named("never was"), events_named("raw")) == (1, 0, 0)
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_failed_block_in_an_atomic_undoes_only_itself():
-    with transaction.atomic():
-        event = make_event(name="stays")
-        with pytest.raises(IntegrityError), db.begin() as conn:
-            conn.exec_driver_sql("UPDATE event SET name = 'lost' WHERE id = %s", (event.id,))
-            conn.exec_driver_sql("INSERT INTO event SELECT * FROM event")
-
-    assert (events_named("stays"), events_named("lost")) == (1, 0)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -191,176 +142,6 @@ def test_errors_of_raw_sql_are_djangos():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_autocommit_of_the_orm_does_not_leak_into_raw_sql():
-    event = make_event(name="before")  # leaves the connection in autocommit
-    connection.close()
-
-    with pytest.raises(ZeroDivisionError), db.engine.begin() as conn:
-        conn.exec_driver_sql("UPDATE event SET name = 'after' WHERE id = %s", (event.id,))
-        raise ZeroDivisionError
-
-    assert events_named("before") == 1
-
-
-@pytest.mark.django_db(transaction=True)
-def test_an_open_transaction_of_raw_sql_does_not_leak_into_the_orm():
-    with db.engine.connect() as conn:
-        conn.exec_driver_sql("SELECT 1")  # SQLAlchemy leaves autocommit off
-
-    with connection.cursor():
-        assert connection.get_autocommit() is True
-
-
-LEFT_BEHIND = {
-    "setting": ("SET search_path = nowhere", "SHOW search_path", '"$user", public'),
-    "timeout": ("SET statement_timeout = 7", "SHOW statement_timeout", "0"),
-    "role": ("SET ROLE pg_monitor", "SELECT current_user = session_user", True),
-    "advisory lock": (
-        "SELECT pg_advisory_lock(7)",
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'",
-        0,
-    ),
-    "temporary table": ("CREATE TEMP TABLE t ()", "SELECT count(*) FROM pg_class WHERE relname = 't'", 0),
-    "listen": ("LISTEN c", "SELECT count(*) FROM pg_listening_channels()", 0),
-    "held cursor": ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", "SELECT count(*) FROM pg_cursors", 0),
-    "open transaction": (
-        "BEGIN; SELECT pg_current_xact_id()",
-        "SELECT pg_current_xact_id_if_assigned() IS NULL",
-        True,
-    ),
-    "hidden setting": (
-        "SELECT set_config('search_path', 'nowhere', false)",
-        "SHOW search_path",
-        '"$user", public',
-    ),
-    "second of two": ("SET search_path = nowhere; SELECT 1", "SHOW search_path", '"$user", public'),
-    "select into": ("SELECT 1 AS a INTO TEMP t", "SELECT count(*) FROM pg_class WHERE relname = 't'", 0),
-    "block": (
-        "DO $$ BEGIN PERFORM set_config('search_path', 'x', false); END $$",
-        "SHOW search_path",
-        '"$user", public',
-    ),
-    "schema of temporary tables": (
-        "CREATE TABLE pg_temp.t ()",
-        "SELECT count(*) FROM pg_class WHERE relname = 't'",
-        0,
-    ),
-    "settings as a table": (
-        "UPDATE pg_settings SET setting = 'nowhere' WHERE name = 'search_path'",
-        "SHOW search_path",
-        '"$user", public',
-    ),
-    "isolation": (
-        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
-        "SHOW transaction_isolation",
-        "read committed",
-    ),
-}
-
-
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize(("leave", "look", "clean"), LEFT_BEHIND.values(), ids=LEFT_BEHIND)
-def test_nothing_that_the_orm_left_on_a_connection_reaches_the_next_borrower(leave, look, clean):
-    db.engine.dispose()  # one connection, so that the next borrower gets the same
-    with connection.cursor() as cursor:
-        cursor.execute(leave)
-    connection.close()
-
-    with db.engine.connect() as conn:
-        raw = conn.exec_driver_sql(look).scalar_one()
-    with connection.cursor() as cursor:
-        cursor.execute(look)
-        orm = cursor.fetchone()[0]
-
-    assert (raw, orm) == (clean, clean)
-
-
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize(("leave", "look", "clean"), LEFT_BEHIND.values(), ids=LEFT_BEHIND)
-def test_nothing_that_raw_sql_left_on_a_connection_reaches_the_next_borrower(leave, look, clean):
-    connection.close()
-    db.engine.dispose()
-    with db.engine.connect() as conn:
-        conn.exec_driver_sql(leave)
-        conn.commit()
-
-    with connection.cursor() as cursor:
-        cursor.execute(look)
-        assert cursor.fetchone()[0] == clean
-
-
-@pytest.mark.django_db(transaction=True)
-def test_json_is_text_for_the_orm_and_a_dict_for_raw_sql_on_one_connection():
-    question = """SELECT '{"a": 1}'::jsonb"""
-
-    with transaction.atomic(), connection.cursor() as cursor, db.begin() as conn:
-        cursor.execute(question)
-        orm_before = cursor.fetchone()[0]
-        raw = conn.exec_driver_sql(question).scalar_one()
-
-    assert (orm_before, raw) == ('{"a": 1}', {"a": 1})
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_request_gives_its_connection_back(settings):
-    from django.core.handlers.wsgi import WSGIHandler
-    from django.test import RequestFactory
-
-    settings.ROOT_URLCONF = __name__
-    environ = RequestFactory().get("/query").environ
-    environ.pop("wsgi.errors", None)
-
-    def request():
-        response = WSGIHandler()(environ, lambda *_: None)
-        during = db.pool_stats().checked_out
-        response.close()
-        return response.content, during, db.pool_stats().checked_out
-
-    assert in_thread(request) == (b"ok", 1, 0)
-
-
-def _query(request):
-    orm_pid()
-    raw_pid()
-    return HttpResponse("ok")
-
-
-def _urlpatterns():
-    from django.urls import path
-
-    return [path("query", _query)]
-
-
-urlpatterns = _urlpatterns()
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_command_gives_its_connection_back():
-    class Command(BaseCommand):
-        def handle(self, *args, **options):
-            orm_pid()
-
-    in_thread(lambda: Command().run_from_argv(["manage.py", "look"]))
-
-    assert db.pool_stats().checked_out == 0
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_thread_that_ends_without_closing_gives_its_connection_back_without_the_collector():
-    connection.close()
-    gc.collect()
-    gc.disable()
-    try:
-        threads = [threading.Thread(target=orm_pid) for _ in range(2 * CAP)]
-        for thread in threads:
-            thread.start()
-            thread.join()
-        assert db.pool_stats().checked_out == 0
-    finally:
-        gc.enable()
-
-
-@pytest.mark.django_db(transaction=True)
 def test_many_threads_mixing_both_stay_within_the_cap_and_never_stall():
     connection.close()
     seen = []
@@ -384,81 +165,11 @@ def test_many_threads_mixing_both_stay_within_the_cap_and_never_stall():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_as_many_threads_as_connections_all_hold_one_at_once():
-    connection.close()
-    together = threading.Barrier(CAP, timeout=20)
-
-    def work(_number):
-        with transaction.atomic():
-            pids = {orm_pid()}
-            together.wait()
-            pids |= {raw_pid()}
-            together.wait()
-            stats = db.pool_stats()
-            together.wait()
-        connections.close_all()
-        return pids, stats
-
-    with ThreadPoolExecutor(CAP) as pool:
-        results = list(pool.map(work, range(CAP)))
-
-    assert len(set.union(*(pids for pids, _ in results))) == CAP
-    assert {stats for _, stats in results} == {db.PoolStats(5, 0, CAP, 10)}
-
-
-@pytest.mark.django_db(transaction=True)
-def test_an_exhausted_pool_is_djangos_operational_error(monkeypatch):
-    connection.close()
-    monkeypatch.setattr(db.engine.pool, "_timeout", 0.05)
-    held = [db.engine.connect() for _ in range(CAP)]
-    try:
-        with pytest.raises(
-            OperationalError, match=r"None came free for background within 0.05 s\. 15 of 15 in use"
-        ):
-            in_thread(orm_pid)
-    finally:
-        for conn in held:
-            conn.close()
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_connection_can_not_be_used_after_it_was_given_back():
-    with pytest.raises(Exception, match="Cannot open a new connection in an atomic block"):
-        with transaction.atomic():
-            connection.close()
-            orm_pid()
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_broken_connection_is_replaced_for_the_next_request():
-    before = orm_pid()
-    with connection.cursor() as cursor, pytest.raises(OperationalError):
-        cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-    connection.close_if_unusable_or_obsolete()
-
-    assert orm_pid() != before
-
-
-@pytest.mark.django_db(transaction=True)
 def test_the_pools_numbers_never_go_below_zero():
     connection.close()
     db.engine.dispose()
 
     assert db.pool_stats() == db.PoolStats(pool_size=5, checked_in=0, checked_out=0, overflow=0)
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_cursor_that_outlives_its_loan_reaches_nobody_elses_transaction():
-    cursor = connection.cursor()
-    cursor.execute("SELECT 1")
-    rows = Event.objects.raw("SELECT 1 AS id").iterator()
-    connection.close()
-
-    with pytest.raises(InterfaceError, match="already closed"):
-        cursor.execute("SELECT 1")
-    del rows
-    gc.collect()
-    assert in_thread(lambda: (orm_pid() > 0, connections.close_all())[0])
 
 
 @pytest.mark.django_db(transaction=True)
@@ -499,50 +210,6 @@ def test_inside_a_block_errors_are_djangos_too():
             conn.exec_driver_sql("INSERT INTO event SELECT * FROM event WHERE id = %s", (event.id,))
 
     assert Event.objects.filter(id=event.id).exists()
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_connection_with_a_begin_sent_as_text_is_cleaned_and_kept():
-    connection.close()
-    db.engine.dispose()
-    with connection.cursor() as cursor:
-        cursor.execute("BEGIN")
-    before = orm_pid()
-    connection.close()
-
-    assert orm_pid() == before
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_connection_that_died_in_the_pool_is_replaced_unnoticed():
-    connection.close()
-    db.engine.dispose()
-    before = orm_pid()
-    connection.close()
-    outside = psycopg2.connect(**connection.get_connection_params())
-    with outside.cursor() as cursor:
-        cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [before])
-    outside.close()
-
-    assert orm_pid() != before
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_session_that_nobody_changed_is_handed_over_without_a_word_to_the_server():
-    connection.close()
-    db.engine.dispose()
-    make_event()
-    with transaction.atomic():
-        Event.objects.update(name="x")
-    Event.objects.count()
-    with db.begin() as conn:
-        conn.exec_driver_sql("SELECT name FROM event;")
-    session = connection.connection
-    connection.close()
-    with db.engine.connect() as conn:
-        conn.exec_driver_sql("SELECT 1")
-
-    assert (session.resets, session.autocommit, session.isolation_level) == (0, False, None)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -1,7 +1,6 @@
-"""The pool by itself, on connections that cost nothing; what needs a real server is at the end."""
+"""The pool by itself, on connections that cost nothing; on a real server: test_pool_*.py."""
 
 import gc
-import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,17 +8,15 @@ from contextlib import suppress
 
 import psycopg2
 import pytest
-from django.db import OperationalError, connection, transaction
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from core import db, lease, link, outage, pool
-from core.purpose import ADMIN, BACKGROUND, HEALTH, PURPOSES, SCAN, WEB, entering, process_name
-from tests.factories import make_event
+from core import lease, link, outage, pool
+from core.purpose import ADMIN, BACKGROUND, HEALTH, PURPOSES, SCAN, WEB, entering
 from tests.fake_driver import Connection, Driver, take, until, waiting
-from tests.test_core_db import in_thread, orm_pid, server_connections
+from tests.test_core_db import in_thread
 
 
 def queue_up(fair, executor, item, note, hold=None):
@@ -440,93 +437,3 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPoolMachine = PoolMachine.TestCase
 TestPoolMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_forked_child_has_a_pool_of_its_own_and_the_parent_is_unharmed():
-    event = make_event(name="before the fork")
-    with transaction.atomic():
-        before = orm_pid()
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                os.write(write, f"{orm_pid()} {db.pool_stats().checked_out}".encode())
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
-        os.close(write)
-        childs_pid, childs_out = os.read(read, 100).split()
-        os.close(read)
-        event.refresh_from_db()
-        assert orm_pid() == before
-
-    assert (int(childs_pid) != before, int(childs_out), event.name) == (True, 1, "before the fork")
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_fork_leaves_the_transactions_of_other_threads_alone():
-    event = make_event(name="before")
-    connection.close()
-    is_open, go = threading.Event(), threading.Event()
-
-    def work():
-        with suppress(ZeroDivisionError), transaction.atomic():
-            before = orm_pid()
-            type(event).objects.update(name="in a transaction")
-            is_open.set()
-            go.wait(10)
-            type(event).objects.update(name="after the fork")
-            assert orm_pid() == before
-            raise ZeroDivisionError
-        connection.close()
-
-    with ThreadPoolExecutor(1) as executor:
-        working = executor.submit(work)
-        is_open.wait(10)
-        child = os.fork()
-        if child == 0:
-            gc.collect()
-            os._exit(0)
-        os.waitpid(child, 0)
-        go.set()
-        working.result(10)
-
-    event.refresh_from_db()
-    assert event.name == "before"
-
-
-@pytest.mark.django_db(transaction=True)
-def test_kills_and_disposals_under_load_never_open_more_than_the_cap():
-    connection.close()
-    stop = threading.Event()
-    seen = []
-
-    def work(_number):
-        while not stop.is_set():
-            with suppress(OperationalError), entering(WEB, "load"), db.begin() as conn:
-                conn.exec_driver_sql("SELECT pg_sleep(0.001)")
-
-    def disturb():
-        for _ in range(15):
-            with (
-                psycopg2.connect(**connection.get_connection_params()) as outside,
-                outside.cursor() as cursor,
-            ):
-                cursor.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE %s LIMIT 3",
-                    [f"qrsite:{process_name()}:%"],
-                )
-            outside.close()
-            db.engine.dispose()
-            seen.append(server_connections())
-        stop.set()
-
-    with ThreadPoolExecutor(41) as executor:
-        futures = [executor.submit(work, number) for number in range(40)]
-        disturb()
-        for future in futures:
-            future.result()
-
-    assert db.pool_stats().checked_out == 0
-    assert max(seen) <= 15

@@ -103,6 +103,15 @@ def test_every_decision_has_its_number_and_its_parts():
         assert text.count("\n") <= 40, page.name
 
 
+def test_every_row_about_the_pool_has_its_number_and_its_tests():
+    numbers = re.findall(r"^\| (M?\d+) \|", (ROOT / "docs/pool.md").read_text(), re.MULTILINE)
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_pool_*.py"))
+    tested = re.findall(r"^def test_([pm])(\d\d)_\w", tests, re.MULTILINE)
+
+    assert numbers == [*map(str, range(1, 32)), *(f"M{number}" for number in range(1, 11))]
+    assert {letter.upper().strip("P") + number.lstrip("0") for letter, number in tested} == set(numbers)
+
+
 def test_every_requirement_is_pinned_and_says_why():
     for name in ("requirements.txt", "requirements-dev.txt"):
         for line in (ROOT / name).read_text().splitlines():

@@ -1,0 +1,558 @@
+"""What load, kills, freezes, restarts and forks must not do to the pool: M1 to M10, 18 and 30 of docs/pool.md."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+from urllib.parse import quote, urlencode
+
+import httpx
+import psutil
+import psycopg2
+import pytest
+from django.db import OperationalError, connection, connections, transaction
+
+from core import db, link
+from core.errors import PoolExhausted
+from core.outage import DatabaseAway
+from core.pool import FairPool, NestedCheckout
+from core.postgres import DATABASE, USER, EmbeddedPostgres
+from core.purpose import BACKGROUND, SCAN, WEB, entering, process_name
+from tests.factories import make_event
+from tests.fake_driver import until
+from tests.test_core_db import (
+    CAP,
+    ROOT,
+    events_named,
+    in_thread,
+    orm_pid,
+    outside,
+    raw_pid,
+    server_connections,
+)
+from tests.test_core_pool import queue_up
+from tests.test_core_postgres import everybodys_folder, kill_server, postmaster
+from tests.test_pool_pitfalls import out
+from tests.test_pool_returns import KEYED, NEEDS_THE_ORM
+from tickets.models import Event
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("empty_pool"),
+    # Python 3.12 warns of forks beside threads; here they are what is tested.
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def own_postgres():
+    with everybodys_folder() as folder:
+        server = EmbeddedPostgres(folder / "postgres", notify=lambda message: None)
+        server.ensure_running()
+        yield server
+        server.release()
+
+
+@pytest.fixture
+def own(own_postgres):
+    """A PostgreSQL that nobody else uses, and Django and the pool pointed at it."""
+    place = {"HOST": str(own_postgres.socket_dir), "PORT": "", "NAME": DATABASE, "USER": USER, "PASSWORD": ""}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in place.items():
+            patch.setitem(connection.settings_dict, name, value)
+        yield own_postgres
+        own_postgres.ensure_running()
+        until(answers)
+        connection.close()
+        db.engine.dispose()
+
+
+@contextmanager
+def frozen(*pids, at_most_s=20.0):
+    """Freeze processes. Who waits for them without a deadline gets them back at last, and fails."""
+    processes = [psutil.Process(pid) for pid in pids]
+
+    def thaw():
+        for process in reversed(processes):
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+    too_long = threading.Timer(at_most_s, thaw)
+    try:
+        for process in processes:
+            process.suspend()
+        too_long.start()
+        yield
+        assert too_long.is_alive(), "somebody waited for a frozen server"
+    finally:
+        too_long.cancel()
+        thaw()
+
+
+def answers():
+    """Tell whether the database can be used, as a request of its own would find."""
+    with suppress(OperationalError):
+        return in_thread(orm_pid) > 0
+    return False
+
+
+def scan_once():
+    with entering(SCAN, "a scan"):
+        return orm_pid()
+
+
+def idle(number):
+    """Leave so many connections idle in the pool; return their server processes."""
+    held = [db.engine.connect() for _ in range(number)]
+    pids = [conn.connection.driver_connection.get_backend_pid() for conn in held]
+    for conn in held:
+        conn.close()
+    return pids
+
+
+def at_once(number, work):
+    """Do the work on so many threads that start together."""
+    together = threading.Barrier(number, timeout=20)
+
+    def start(index):
+        together.wait()
+        try:
+            return work(index)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(number) as executor:
+        return list(executor.map(start, range(number)))
+
+
+def test_p18_a_frozen_server_is_not_usable_and_says_so_within_a_deadline(own):
+    before = orm_pid()
+
+    with frozen(before):
+        usable = connection.is_usable()
+        connection.close()
+
+    assert usable is False
+    assert orm_pid() != before
+
+
+def test_p30_a_forked_child_has_a_pool_of_its_own_and_the_parent_is_unharmed():
+    event = make_event(name="before the fork")
+    with transaction.atomic():
+        before = orm_pid()
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.write(write, f"{orm_pid()} {out()}".encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        os.close(write)
+        childs_pid, childs_out = os.read(read, 100).split()
+        os.close(read)
+        event.refresh_from_db()
+        assert orm_pid() == before
+
+    assert (int(childs_pid) != before, int(childs_out), event.name) == (True, 1, "before the fork")
+
+
+def test_p30_a_fork_leaves_the_transactions_of_other_threads_alone():
+    make_event(name="before")
+    connection.close()
+    is_open, go = threading.Event(), threading.Event()
+
+    def work():
+        with suppress(ZeroDivisionError), transaction.atomic():
+            before = orm_pid()
+            Event.objects.update(name="in a transaction")
+            is_open.set()
+            go.wait(10)
+            Event.objects.update(name="after the fork")
+            assert orm_pid() == before
+            raise ZeroDivisionError
+        connection.close()
+
+    with ThreadPoolExecutor(1) as executor:
+        working = executor.submit(work)
+        is_open.wait(10)
+        child = os.fork()
+        if child == 0:
+            gc.collect()
+            os._exit(0)
+        os.waitpid(child, 0)
+        go.set()
+        working.result(10)
+
+    assert events_named("before") == 1
+
+
+def _write_and_fail(event_id):
+    """In a child: change an event in a transaction of the child's own, and roll it back."""
+    with suppress(ZeroDivisionError), db.begin() as conn:
+        conn.exec_driver_sql("UPDATE event SET name = 'the child''s' WHERE id = %s", (event_id,))
+        raise ZeroDivisionError
+
+
+@pytest.mark.xfail(strict=True, reason="in a child, core.backend keeps the parent's `in_atomic_block`")
+def test_p30_a_child_that_was_forked_inside_a_transaction_begins_its_own():
+    event = make_event(name="before")
+
+    with transaction.atomic():
+        orm_pid()
+        child = get_context("fork").Process(target=_write_and_fail, args=[event.id])
+        child.start()
+        child.join(20)
+
+    assert (child.exitcode, events_named("before")) == (0, 1)
+
+
+def _look(_number):
+    return os.getpid(), raw_pid(), orm_pid(), out()
+
+
+def test_p30_children_of_multiprocessing_have_pools_of_their_own():
+    with transaction.atomic():
+        make_event(name="rolled back by the parent")
+        mine = orm_pid()
+        with get_context("fork").Pool(2) as children:
+            seen = children.map(_look, range(8), chunksize=1)
+            children.close()
+            children.join()
+        assert orm_pid() == mine
+        transaction.set_rollback(True)
+
+    sessions = {
+        (process, backend)
+        for process, of_raw_sql, of_the_orm, _ in seen
+        for backend in (of_raw_sql, of_the_orm)
+    }
+    assert {number for *_, number in seen} == {1}
+    assert len({process for process, _ in sessions}) == len(sessions)  # one each, and it is used again
+    assert mine not in {backend for _, backend in sessions}
+    assert events_named("rolled back by the parent") == 0
+
+
+GUNICORN = """
+def pid():
+    from django.db import connection
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return cursor.fetchone()[0]
+
+def when_ready(server):
+    print("parent", pid(), flush=True)
+
+def on_exit(server):
+    print("parent", pid(), flush=True)
+"""
+SESSIONS = """
+SELECT jsonb_agg(jsonb_build_array(split_part(application_name, ':', 2), pid) ORDER BY pid)
+  FROM pg_stat_activity
+ WHERE application_name LIKE 'qrsite:%%' AND split_part(application_name, ':', 2) <> %s
+"""
+
+
+def database_url():
+    """Name the test database as a process of its own would have to."""
+    place = connection.settings_dict
+    user = ":".join(quote(place[name], safe="") for name in ("USER", "PASSWORD") if place[name])
+    query = urlencode({name.lower(): place[name] for name in ("HOST", "PORT") if place[name]})
+    return f"postgres://{user}@/{place['NAME']}?{query}"
+
+
+@pytest.mark.slow
+def test_p30_workers_of_gunicorn_that_were_forked_off_a_used_pool_have_their_own(tmp_path):
+    (tmp_path / "config.py").write_text(GUNICORN)
+    command = ["-m", "gunicorn", "--preload", "--workers=2", f"--bind=unix:{tmp_path}/door", "--config"]
+    command += [str(tmp_path / "config.py"), "qrsite.wsgi:application"]
+    environment = {**os.environ, "DATABASE_URL": database_url()}
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    statuses = set()
+
+    def ask(_number=0):
+        with httpx.Client(transport=httpx.HTTPTransport(uds=f"{tmp_path}/door"), timeout=20) as client:
+            return client.get(f"http://localhost{NEEDS_THE_ORM}", headers=KEYED).status_code
+
+    def all_have_a_session():
+        with ThreadPoolExecutor(8) as executor:
+            statuses.update(executor.map(ask, range(8)))
+        return len({process for process, _ in outside(SESSIONS, process_name())}) == 3
+
+    try:
+        until(lambda: (tmp_path / "door").exists() or server.poll() is not None)
+        until(all_have_a_session)
+        workers = [worker.pid for worker in psutil.Process(server.pid).children()]
+        sessions = outside(SESSIONS, process_name())
+    finally:
+        server.send_signal(signal.SIGTERM)
+        said = server.communicate(timeout=20)[0].split()
+
+    host = process_name().rpartition("-")[0]
+    assert server.returncode == 0, (tmp_path / "log").read_text()
+    assert statuses == {401}
+    assert sorted(process for process, _ in sessions) == sorted(
+        f"{host}-{pid}" for pid in [server.pid, *workers]
+    )
+    assert said == ["parent", said[1]] * 2
+    assert [f"{host}-{server.pid}", int(said[1])] in sessions
+
+
+def test_m01_forty_threads_in_a_tight_loop_have_about_as_many_turns_each():
+    turns = [0] * 40
+
+    def work(index):
+        while sum(turns) < 1200:
+            with db.engine.connect() as conn:
+                conn.exec_driver_sql("SELECT pg_sleep(0.005)")
+            turns[index] += 1
+
+    at_once(40, work)
+
+    assert min(turns) * 3 > max(turns)
+
+
+def test_m02_who_waits_is_told_at_once_when_a_connect_fails(own):
+    fair = FairPool(lambda: db.connect(**connection.get_connection_params()), 1, 0, timeout=30)
+    held = fair.connect()
+
+    with ThreadPoolExecutor(3) as executor:
+        waiters = [queue_up(fair, executor, BACKGROUND, lambda: None) for _ in range(3)]
+        own.release()
+        held.invalidate()
+        errors = [waiter.exception(20) for waiter in waiters]
+
+    assert {type(error) for error in errors} <= {psycopg2.OperationalError, DatabaseAway}
+    assert "No such file" in str(errors[0])
+    assert fair.checkedout() == 0
+
+
+def test_m03_the_cap_holds_at_the_server_when_all_are_out_and_the_engine_is_disposed_of(monkeypatch):
+    monkeypatch.setattr(SCAN, "timeout_s", 0.05)
+    held = [db.engine.connect() for _ in range(CAP)]
+    db.engine.dispose()
+    seen = [server_connections()]
+
+    with pytest.raises(PoolExhausted):
+        in_thread(scan_once)
+    for conn in held:
+        conn.close()
+    given_back = db.pool_stats()
+    held = [db.engine.connect() for _ in range(CAP)]
+    seen.append(server_connections())
+    for conn in held:
+        conn.close()
+
+    assert (seen, out()) == ([CAP, CAP], 0)
+    assert given_back == db.PoolStats(pool_size=5, checked_in=0, checked_out=0, overflow=0)
+
+
+@pytest.mark.slow
+def test_m03_kills_and_disposals_under_load_never_open_more_than_the_cap():
+    stop = threading.Event()
+    seen = []
+
+    def work(_number):
+        while not stop.is_set():
+            with suppress(OperationalError), entering(WEB, "load"), db.begin() as conn:
+                conn.exec_driver_sql("SELECT pg_sleep(0.001)")
+
+    def disturb():
+        kill = "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity WHERE {} LIMIT 3) a"
+        try:
+            for _ in range(15):
+                outside(kill.format("application_name LIKE %s"), f"qrsite:{process_name()}:%")
+                db.engine.dispose()
+                seen.append(server_connections())
+        finally:
+            stop.set()
+
+    with ThreadPoolExecutor(41) as executor:
+        futures = [executor.submit(work, number) for number in range(40)]
+        disturb()
+        for future in futures:
+            future.result()
+
+    assert out() == 0
+    assert max(seen) <= CAP
+
+
+def test_m04_a_session_that_nobody_changed_is_handed_over_without_a_word_to_the_server():
+    make_event()
+    with transaction.atomic():
+        Event.objects.update(name="x")
+    Event.objects.count()
+    with db.begin() as conn:
+        conn.exec_driver_sql("SELECT name FROM event;")
+    session = connection.connection
+    connection.close()
+    look = "SELECT query_start FROM pg_stat_activity WHERE pid = %s"
+    before = outside(look, session.get_backend_pid())
+    for _ in range(100):
+        with db.engine.connect():
+            pass
+        connection.ensure_connection()
+        connection.close()
+
+    assert outside(look, session.get_backend_pid()) == before
+    assert (session.resets, session.autocommit, session.isolation_level) == (0, False, None)
+
+
+def test_m05_threads_that_end_without_closing_give_back_without_the_collector():
+    gc.collect()
+    gc.disable()
+    try:
+        threads = [threading.Thread(target=orm_pid) for _ in range(2 * CAP)]
+        for thread in threads:
+            thread.start()
+            thread.join()
+        assert out() == 0
+    finally:
+        gc.enable()
+
+
+@pytest.mark.slow
+def test_m06_nobody_notices_that_every_idle_connection_was_killed():
+    killed = idle(CAP)
+    outside("SELECT count(pg_terminate_backend(pid, 5000)) FROM unnest(%s) AS pid", killed)
+
+    pids = at_once(CAP, lambda _: orm_pid())
+
+    assert not set(pids) & set(killed)
+    assert server_connections() <= CAP
+
+
+@pytest.mark.parametrize("stop", ["in order", "killed"])
+def test_m06_nobody_notices_that_the_server_was_restarted_while_nothing_was_asked(own, stop):
+    before = idle(5)
+    own.release() if stop == "in order" else kill_server(own.home)
+    own.ensure_running()
+
+    pids = at_once(5, lambda _: orm_pid())
+
+    assert not set(pids) & set(before)
+    assert db.pool.outage.is_on is False
+
+
+def test_m06_while_the_server_is_down_everybody_is_told_and_few_try(own):
+    idle(5)
+    failures = db.pool.meter.connect_failures
+    own.release()
+
+    for _ in range(50):
+        with pytest.raises(OperationalError):
+            orm_pid()
+    tried = db.pool.meter.connect_failures - failures
+    own.ensure_running()
+    until(answers)
+
+    assert 1 <= tried < 25
+    assert db.pool_stats() == db.PoolStats(pool_size=5, checked_in=1, checked_out=0, overflow=0)
+
+
+def test_m07_an_idle_connection_to_a_frozen_process_is_replaced(own, monkeypatch):
+    monkeypatch.setattr(link, "TRUSTED_S", 0)
+    [before] = idle(1)
+
+    with frozen(before):
+        after = orm_pid()
+
+    assert after != before
+
+
+@pytest.mark.slow
+def test_m07_a_connect_to_a_frozen_server_ends_with_the_deadline_of_its_purpose(own):
+    with frozen(postmaster(own.home)), pytest.raises(OperationalError, match="timeout expired"):
+        in_thread(scan_once)
+
+
+def test_m07_a_probe_hangs_up_on_a_server_that_froze(own):
+    before = orm_pid()
+
+    with frozen(before), pytest.raises(OperationalError):
+        db.ping(within_s=0.2)
+    connection.close()
+
+    assert orm_pid() != before
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="core.db.ping() sends SAVEPOINT and COMMIT outside its deadline")
+def test_m07_a_probe_inside_a_transaction_hangs_up_too(own):
+    with transaction.atomic():
+        with frozen(orm_pid(), at_most_s=2), pytest.raises(OperationalError):
+            db.ping(within_s=0.2)
+        transaction.set_rollback(True)
+
+
+def test_m08_an_exhausted_pool_is_djangos_operational_error(monkeypatch):
+    monkeypatch.setattr(db.pool, "_timeout", 0.05)
+    held = [db.engine.connect() for _ in range(CAP)]
+    try:
+        with pytest.raises(
+            OperationalError, match=r"None came free for background within 0.05 s\. 15 of 15 in use"
+        ):
+            in_thread(orm_pid)
+    finally:
+        for conn in held:
+            conn.close()
+
+
+def test_m09_raw_sql_sees_and_changes_what_an_open_atomic_locked_and_is_rolled_back_with_it():
+    seen = None
+
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        event = make_event(name="never was")
+        seen = events_named("never was")
+        with db.begin() as conn:
+            conn.exec_driver_sql("UPDATE event SET name = 'raw' WHERE id = %s", (event.id,))
+        assert Event.objects.get(id=event.id).name == "raw"
+        raise ZeroDivisionError
+
+    assert (seen, events_named("never was"), events_named("raw")) == (1, 0, 0)
+
+
+def test_m09_threads_that_each_ask_for_a_second_connection_fail_and_never_stall():
+    together = threading.Barrier(CAP, timeout=20)
+
+    def ask_for_two(_index):
+        orm_pid()
+        together.wait()
+        with pytest.raises(NestedCheckout):
+            db.engine.connect()
+        together.wait()
+        return raw_pid()
+
+    pids = at_once(CAP, ask_for_two)
+
+    assert (len(set(pids)), out()) == (CAP, 0)
+
+
+def test_m10_a_dozen_threads_that_come_and_go_open_a_dozen_connections():
+    def connects():
+        return sum(db.pool.snapshot()["connect"]["counts"])
+
+    before = connects()
+
+    def work(_index):
+        for _ in range(25):
+            with db.engine.connect() as conn:
+                conn.exec_driver_sql("SELECT pg_sleep(0.005)")
+            threading.Event().wait(0.005)
+
+    at_once(12, work)
+
+    assert connects() - before <= 12
