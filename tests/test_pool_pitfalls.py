@@ -1,9 +1,6 @@
-"""What one borrower of a connection must not leave to the next: the pitfalls of docs/pool.md up to 17."""
+"""What one borrower of a connection must not leave to the next: the pitfalls of docs/pool.md up to 17, but for 9."""
 
 import gc
-import os
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import psycopg2.extras
@@ -15,13 +12,12 @@ from django.db.models.expressions import RawSQL
 from psycopg2.extensions import ISOLATION_LEVEL_SERIALIZABLE, new_type, register_type
 from psycopg2.extras import DictCursor, register_default_jsonb
 
-from core import db
+from core import db, link
 from core.session import SessionCursor
 from tests.factories import make_event
 from tests.test_core_db import (
     BACKEND_PID,
     CAP,
-    ROOT,
     events_named,
     in_thread,
     orm_pid,
@@ -308,29 +304,6 @@ def test_p08_a_transaction_in_which_somebody_wrote_ends_with_the_loan(taker):
         assert fetch(session, "SELECT pg_current_xact_id_if_assigned() IS NULL") is True
 
 
-def start_with(folder, name, value):
-    (folder / "wrong_settings.py").write_text(
-        f"from qrsite.settings import *\nDATABASES['default'][{name!r}] = {value!r}\n"
-    )
-    return subprocess.run(
-        [sys.executable, "manage.py", "check"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(folder), "DJANGO_SETTINGS_MODULE": "wrong_settings"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("age_s", [60, None])
-def test_p09_a_setting_that_keeps_connections_between_requests_is_refused_with_the_reason(age_s, tmp_path):
-    process = start_with(tmp_path, "CONN_MAX_AGE", age_s)
-
-    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
-    assert "CONN_MAX_AGE must be 0: the pool keeps connections open" in process.stderr
-
-
 def test_p10_a_connection_that_died_in_the_pool_is_replaced_unnoticed():
     before = orm_pid()
     connection.close()
@@ -338,6 +311,18 @@ def test_p10_a_connection_that_died_in_the_pool_is_replaced_unnoticed():
 
     assert orm_pid() != before
     assert server_connections() == 1
+
+
+def test_p10_a_connection_that_was_idle_for_a_while_is_asked_before_it_is_lent(monkeypatch):
+    monkeypatch.setattr(link, "TRUSTED_S", 0)
+    before = orm_pid()
+    connection.close()
+
+    connection.ensure_connection()
+
+    assert connection.connection.get_backend_pid() == before
+    said = outside("SELECT query FROM pg_stat_activity WHERE pid = %s", before)
+    assert said.startswith("SET application_name = 'qrsite:")
 
 
 def test_p11_giving_back_at_the_end_of_a_request_borrows_nothing_and_asks_nothing():
@@ -364,24 +349,18 @@ def test_p12_an_isolation_level_of_raw_sql_ends_with_its_block():
 
 
 def test_p13_a_checkout_by_django_costs_no_round_trip():
-    def checkouts():
-        for _ in range(10):
-            with orm() as session:
-                pass
-        return session.get_backend_pid()
-
-    pid = checkouts()
+    for _ in range(10):
+        with orm() as session:
+            pass
+    pid = session.get_backend_pid()
 
     assert outside("SELECT (query, state) = ('', 'idle') FROM pg_stat_activity WHERE pid = %s", pid) is True
-    with orm() as session, raw_connection_of(session) as conn:
-        assert conn.exec_driver_sql("SHOW TimeZone").scalar_one() == "UTC"
 
 
-@contextmanager
-def raw_connection_of(session):
-    with db.begin() as conn:
-        assert conn.connection.driver_connection is session
-        yield conn
+@pytest.mark.parametrize("taker", [orm, raw])
+def test_p13_both_sides_are_in_one_time_zone(taker):
+    with taker() as session:
+        assert fetch(session, "SHOW TimeZone") == "UTC"
 
 
 def test_p13_a_role_that_django_assumes_holds_for_both_sides_of_its_loan_and_ends_with_it(monkeypatch):
