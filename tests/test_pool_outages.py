@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 from django.db import OperationalError, connection, connections, transaction
 
-from core import db, link
+from core import db, link, outage, probe
 from core.errors import PoolExhausted
 from core.outage import DatabaseAway
 from core.pool import FairPool, NestedCheckout
@@ -280,6 +280,30 @@ def test_m06_while_the_server_is_down_everybody_is_told_and_few_try(own):
 
     assert 1 <= tried < 25
     assert db.pool_stats() == db.PoolStats(pool_size=5, checked_in=1, checked_out=0, overflow=0)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="core.probe takes an outage for a busy pool while anybody holds a connection"
+)
+def test_m06_a_probe_that_waits_in_vain_while_the_server_is_down_does_not_call_it_busy(own, monkeypatch):
+    monkeypatch.setattr(outage, "PAUSE_S", (5.0, 5.0))
+    probe.database.forget()
+    held = db.engine.connect()
+    own.release()
+    with pytest.raises(OperationalError):
+        in_thread(orm_pid)
+
+    try:
+        is_well = probe.database.answers()
+        until(lambda: probe.database._asked.done())
+        verdict = probe.database._asked.result()
+    finally:
+        held.close()
+        monkeypatch.undo()
+        db.pool.outage.end()
+        probe.database.forget()
+
+    assert (is_well, verdict) == (False, False)
 
 
 def test_m07_an_idle_connection_to_a_frozen_process_is_replaced(own, monkeypatch):
