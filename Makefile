@@ -4,7 +4,7 @@ BIN := .venv/bin
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-.PHONY: help run setup test test-django lint fmt check clean
+.PHONY: help run setup test test-slow test-django lint fmt check clean
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -14,8 +14,11 @@ run: .venv/runtime  ## Serve a demo on http://127.0.0.1:$$PORT (8000): database,
 
 setup: .venv/development  ## Install what tests and lint need, too
 
-test: .venv/development  ## Run the whole suite on a real PostgreSQL
-	@$(BIN)/python -m pytest
+test: .venv/development  ## Run the suite on a real PostgreSQL
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/development  ## Run the proofs that take their time: a storm, a drill
+	@$(BIN)/python -m pytest -m slow
 
 test-django: .venv/development  ## Run Django's own tests of backends on ours and on Django's
 	@$(BIN)/python -m tests.django_suite
@@ -33,7 +36,7 @@ fmt: .venv/development  ## Format the code and mend what can be mended
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
 
-check: lint test  ## What CI runs
+check: lint test test-slow test-django  ## What CI runs
 
 clean:  ## Remove the environment and caches; var/ with the data stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

@@ -21,6 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, Error, InternalError, connections, transaction
 from psycopg2.extensions import TRANSACTION_STATUS_INERROR
 from sqlalchemy import ExceptionContext, PoolProxiedConnection, event
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from core import purpose
 from core.pool import FairPool
@@ -113,6 +114,11 @@ os.register_at_fork(after_in_child=pool.start_afresh)
 _outside: WeakSet[Session] = WeakSet()
 
 
+@event.listens_for(engine, "connect")
+def _keep_types(session: Session, _record: ConnectionPoolEntry) -> None:
+    session.keep_types()  # after the dialect's own listener, before the first borrower
+
+
 @event.listens_for(engine, "handle_error")
 def _as_django(context: ExceptionContext) -> Exception | None:
     """Raise what the ORM would raise, with the driver's error as its cause."""
@@ -164,32 +170,39 @@ def begin() -> Iterator[LentConnection]:
         django.db.Error: as the ORM would raise it; the driver's error is its cause.
         django.db.InternalError: an error was swallowed in the block, so nothing of it can be kept.
     """
+    with _borrowed() as wrapper, transaction.atomic():
+        wrapper.validate_no_broken_transaction()
+        conn = LentConnection(wrapper.pooled_connection())
+        try:
+            yield conn
+        finally:
+            conn.take_back()
+        if wrapper.connection.info.transaction_status == TRANSACTION_STATUS_INERROR:
+            # PostgreSQL answers COMMIT with a silent ROLLBACK here.
+            raise InternalError("An error was swallowed inside core.db.begin(): nothing was saved.")
+
+
+@contextmanager
+def _borrowed() -> Iterator[DatabaseWrapper]:
+    """Hold the thread's connection; give it back at the end if nobody held it before."""
     wrapper = orm()
     borrows = wrapper.connection is None
     try:
-        with transaction.atomic():
-            wrapper.ensure_connection()
-            wrapper.validate_no_broken_transaction()
-            conn = LentConnection(wrapper.pooled_connection())
-            try:
-                yield conn
-            finally:
-                conn.take_back()
-            if wrapper.connection.info.transaction_status == TRANSACTION_STATUS_INERROR:
-                # PostgreSQL answers COMMIT with a silent ROLLBACK here.
-                raise InternalError("An error was swallowed inside core.db.begin(): nothing was saved.")
+        wrapper.ensure_connection()
+        yield wrapper
     finally:
         if borrows:
             wrapper.close()
 
 
 @contextmanager
-def hanging_up_after(timeout_s: float) -> Iterator[None]:
-    """Cut this thread's connection if the block takes longer: the only way out of a wait for a frozen server."""
-    lease = pool.lease_of(orm().pooled_connection())
-    assert lease is not None
-    with pool.keeper.hanging_up_after(timeout_s, lease.link):
-        yield
+def within(timeout_s: float) -> Iterator[None]:
+    """Hold the thread's connection, and hang up if the block takes longer: the only way out of a wait for a frozen server."""
+    with _borrowed() as wrapper:
+        lease = pool.lease_of(wrapper.pooled_connection())
+        assert lease is not None
+        with pool.keeper.hanging_up_after(timeout_s, lease.link):
+            yield
 
 
 def ping(*, within_s: float) -> None:
@@ -198,7 +211,7 @@ def ping(*, within_s: float) -> None:
     Raises:
         django.db.Error: it does not.
     """
-    with begin() as conn, hanging_up_after(within_s):
+    with within(within_s), begin() as conn:
         conn.exec_driver_sql("SELECT 1")
 
 

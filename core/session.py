@@ -58,7 +58,7 @@ class Session(extensions.connection):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.owner_pid = os.getpid()  # a child that forks off must not speak on it
-        self._own_types: dict[int, Any] | None = None
+        self._own_types: dict[int, Any] = {}
 
     def cursor(self, *arguments: Any, **options: Any) -> Any:
         """Open a cursor; one of another kind can't be watched, so the session counts as changed."""
@@ -118,21 +118,18 @@ class Session(extensions.connection):
         self.set_session("default", "default", "default", autocommit=False)
         self.cursor_factory = SessionCursor
         if self.string_types != self._own_types:
-            self._restore_types()
+            # Casters that a borrower registered (register_type, register_default_json, …).
+            self.string_types.clear()
+            self.string_types.update(self._own_types)
         if self.notices:
             self.notices.clear()
         if self.notifies:
             self.notifies.clear()
         return is_changed
 
-    def _restore_types(self) -> None:
-        """Forget casters that a borrower registered (register_type, register_default_json, …)."""
-        if (
-            self._own_types is None
-        ):  # the first return: what SQLAlchemy's dialect registered at connect is ours
-            self._own_types = dict(self.string_types)
-        self.string_types.clear()
-        self.string_types.update(self._own_types)
+    def keep_types(self) -> None:
+        """Take the casters that are registered now for its own: those of SQLAlchemy's dialect."""
+        self._own_types = dict(self.string_types)
 
     def cut(self) -> None:
         """Hang up at once, from any thread: whoever waits for the server here gets an error."""

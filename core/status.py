@@ -59,8 +59,8 @@ class ReadablePool(Pool):
         return max(self.checkedin() + self.checkedout() - self._size, 0)
 
     def is_lively(self) -> bool:
-        """Tell whether all are in use and some came back sound lately: that is busy; else who waits in vain is not."""
-        is_full = self.checkedout() >= self.cap()
+        """Tell whether all are in use and some came back sound lately: who waits in vain then finds it busy, not broken."""
+        is_full = self.checkedout() >= self.cap() and not self.outage.is_on
         return is_full and time.monotonic() - self.sound_at_s < LIVELY_S
 
     def leases(self) -> list[Lease]:

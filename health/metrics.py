@@ -75,7 +75,7 @@ def _authorize(request: HttpRequest) -> None:
     if time.monotonic() - _known.get(credential, float("-inf")) < REMEMBERED_S:
         return
     try:
-        with db.begin(), db.hanging_up_after(ASK_WITHIN_S):
+        with db.within(ASK_WITHIN_S):
             caller = (
                 ServiceScope(SCOPE).authenticate(request, token)
                 if is_token

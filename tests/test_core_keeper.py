@@ -14,7 +14,9 @@ from tests.fake_driver import take, until
 
 
 def said(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == "core.keeper"]
+    """What a keeper said of this file's connections; those of other tests' pools may be awake still."""
+    told = [record.getMessage() for record in caplog.records if record.name == "core.keeper"]
+    return [words for words in told if "test_core_keeper.py" in words]
 
 
 def test_a_server_that_does_not_answer_is_hung_up_on_and_its_connection_replaced(make, driver, monkeypatch):

@@ -90,10 +90,10 @@ def test_who_was_known_is_answered_while_the_database_is_away_and_nobody_else(cl
     connection.close()
     monkeypatch.setattr(metrics, "REMEMBERED_S", 0.0)
 
-    def away(**_parameters):
+    def away(_timeout_s):
         raise OperationalError("away")
 
-    monkeypatch.setattr(db, "begin", away)
+    monkeypatch.setattr(db, "within", away)
 
     known = client.get("/metrics", headers=bearer).status_code
     unknown = client.get("/metrics", headers={"Authorization": "Bearer qrs_other"}).status_code

@@ -40,7 +40,6 @@ WITHIN_S = 20
 LOCK_TIMEOUT = "500ms"
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(PROGRAM is None, reason="no pgbouncer here (Debian: apt-get install pgbouncer)"),
 ]
 

@@ -91,7 +91,6 @@ def _write_and_fail(event_id):
         raise ZeroDivisionError
 
 
-@pytest.mark.xfail(strict=True, reason="in a child, core.backend keeps the parent's `in_atomic_block`")
 def test_p30_a_child_that_was_forked_inside_a_transaction_begins_its_own():
     event = make_event(name="before")
 
@@ -159,7 +158,6 @@ def database_url():
     return f"postgres://{user}@/{place['NAME']}?{query}"
 
 
-@pytest.mark.slow
 def test_p30_workers_of_gunicorn_that_were_forked_off_a_used_pool_have_their_own(tmp_path):
     (tmp_path / "config.py").write_text(GUNICORN)
     command = ["-m", "gunicorn", "--preload", "--workers=2", f"--bind=unix:{tmp_path}/door", "--config"]

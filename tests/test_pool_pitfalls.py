@@ -138,12 +138,12 @@ def test_p05_a_connection_to_another_database_is_made_outside_the_pool_and_count
                     "SELECT current_database(), split_part(current_setting('application_name'), ':', 3)"
                 )
                 answers.append(each.fetchone())
-            during = db.open_outside(), out(), db.pool_stats().checked_in
+            during = db.snapshot()["outside"], out(), db.pool_stats().checked_in
     finally:
         other.close()
 
     assert answers == [("postgres", "outside"), ("template1", "outside")]
-    assert (during, db.open_outside()) == ((2, 0, 0), 0)
+    assert (during, db.snapshot()["outside"]) == ((2, 0, 0), 0)
 
 
 def test_p05_a_connection_to_the_database_that_django_left_is_replaced(monkeypatch):
@@ -266,19 +266,11 @@ LEFT_BEHIND = {
 }
 
 
-OF_THE_FIRST = pytest.mark.xfail(
-    strict=True, reason="core.session takes the casters of a connection's first borrower for its own"
-)
-
-
 @pytest.mark.parametrize("taker", [orm, raw], ids=["to the orm", "to raw sql"])
 @pytest.mark.parametrize("giver", [orm, raw], ids=["from the orm", "from raw sql"])
 @pytest.mark.parametrize(
     ("leave", "look", "clean"),
-    [
-        pytest.param(*case, id=name, marks=[OF_THE_FIRST] if name in {"json", "type"} else [])
-        for name, case in LEFT_BEHIND.items()
-    ],
+    [pytest.param(*case, id=name) for name, case in LEFT_BEHIND.items()],
 )
 def test_p08_nothing_that_one_borrower_did_to_a_session_reaches_the_next(giver, taker, leave, look, clean):
     def seen(session):

@@ -16,14 +16,13 @@ import pytest
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.management import BaseCommand
-from django.db import DatabaseError, connection, connections, transaction
+from django.db import DatabaseError, InterfaceError, connection, connections, transaction
 from django.http import HttpResponse, StreamingHttpResponse
 from django.test import RequestFactory
 from django.urls import path
-from psycopg2.extensions import ISOLATION_LEVEL_SERIALIZABLE
 
 from core import db
-from core.pool import NestedCheckout
+from core.lease import NestedCheckout
 from tests.factories import make_event
 from tests.fake_driver import until
 from tests.test_core_db import (
@@ -67,7 +66,6 @@ def start_with(folder, name, value):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("age_s", [60, None])
 def test_p09_a_setting_that_keeps_connections_between_requests_is_refused_with_the_reason(age_s, tmp_path):
     process = start_with(tmp_path, "CONN_MAX_AGE", age_s)
@@ -76,22 +74,24 @@ def test_p09_a_setting_that_keeps_connections_between_requests_is_refused_with_t
     assert "CONN_MAX_AGE must be 0: the pool keeps connections open" in process.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="core.backend ignores OPTIONS['isolation_level'] without a word")
-def test_p12_an_isolation_level_in_the_settings_is_refused_with_the_reason(tmp_path):
-    process = start_with(tmp_path, "OPTIONS", {"isolation_level": ISOLATION_LEVEL_SERIALIZABLE})
-
-    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
-    assert "default_transaction_isolation" in process.stderr
-
-
-def test_p19_no_second_thread_drives_a_borrowed_connection():
+def test_p19_a_connection_that_threads_share_is_one_loan_and_comes_back_once():
+    connection.close()
     wrapper = db.orm()
     wrapper.ensure_connection()
-
-    with pytest.raises(RuntimeError, match="belongs to one thread"):
-        wrapper.inc_thread_sharing()
     with pytest.raises(DatabaseError, match="can only be used in that same thread"):
         in_thread(wrapper.cursor)
+
+    wrapper.inc_thread_sharing()
+    try:
+        shared = in_thread(lambda: wrapper.cursor())
+        during = db.pool_stats().checked_out
+    finally:
+        wrapper.dec_thread_sharing()
+    wrapper.close()
+
+    assert (during, db.pool_stats().checked_out) == (1, 0)
+    with pytest.raises(InterfaceError, match="already closed"):
+        shared.execute("SELECT 1")
 
 
 def test_p20_the_pool_follows_django_to_the_test_database():
@@ -109,7 +109,6 @@ def fill_the_pool():
         conn.close()
 
 
-@pytest.mark.slow
 def test_p20_a_test_database_is_cloned_and_dropped_while_the_pool_has_idle_connections(monkeypatch):
     fill_the_pool()
     name = connection.settings_dict["NAME"]
@@ -126,10 +125,6 @@ def test_p20_a_test_database_is_cloned_and_dropped_while_the_pool_has_idle_conne
     assert (cloned, in_use, outside(exists, f"{name}_clone")) == (1, 5, 0)
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True, reason="core.backend does not close idle connections before a test database is made"
-)
 def test_p20_a_test_database_is_created_from_a_template_while_the_pool_has_idle_connections_to_it(
     monkeypatch,
 ):
@@ -287,7 +282,6 @@ def test_p24_a_stream_that_is_not_read_to_its_end_gives_back_what_it_reads_from(
     assert in_thread(request) == (b"one of three ", 1, 0)
 
 
-@pytest.mark.slow
 def test_p25_a_setting_that_takes_a_connection_for_every_view_is_refused_with_the_reason(tmp_path):
     process = start_with(tmp_path, "ATOMIC_REQUESTS", True)
 

@@ -14,7 +14,7 @@ import psycopg2.extensions
 import sqlalchemy
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connections
-from django.db.backends.postgresql import base, features
+from django.db.backends.postgresql import base, creation, features
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from psycopg2.extensions import new_array_type, new_type, register_type
 from sqlalchemy import PoolProxiedConnection
@@ -37,6 +37,18 @@ class DatabaseFeatures(features.DatabaseFeatures):
 
     # Hot tables have the primary key (event_id, id): grouping by Django's `id` alone does not cover the row.
     allows_group_by_selected_pks = False
+
+
+class DatabaseCreation(creation.DatabaseCreation):
+    """Make test databases; PostgreSQL copies none that somebody is connected to."""
+
+    connection: DatabaseWrapper
+
+    def _create_test_db(self, *arguments: Any, **options: Any) -> str:
+        self.connection.close()
+        self.connection.close_pool()
+        name: str = super()._create_test_db(*arguments, **options)  # type: ignore[misc]
+        return name
 
 
 class _Loan:
@@ -115,6 +127,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
     """
 
     features_class = DatabaseFeatures
+    creation_class = DatabaseCreation
     _loan: Callable[[], _Loan | None] = staticmethod(_no_loan)
 
     def pooled_connection(self) -> PoolProxiedConnection:
