@@ -121,6 +121,7 @@ class Session(extensions.connection):
             # Casters that a borrower registered (register_type, register_default_json, …).
             self.string_types.clear()
             self.string_types.update(self._own_types)
+        self.last_statement = ""
         if self.notices:
             self.notices.clear()
         if self.notifies:
@@ -240,7 +241,7 @@ def _text(query: Any, context: Session | SessionCursor) -> str:
 
 def without_values(statement: str) -> str:
     """Return a statement on one line, no value in it: texts and numbers are left out."""
-    return _NUMBER.sub("…", _LITERAL.sub("'…'", " ".join(statement.split())))[:500]
+    return _NUMBER.sub("…", _LITERAL.sub("'…'", " ".join(statement.split())))[:200]
 
 
 def application_name(purpose: str) -> str:
