@@ -201,7 +201,7 @@ def within(timeout_s: float) -> Iterator[None]:
     with _borrowed() as wrapper:
         lease = pool.lease_of(wrapper.pooled_connection())
         assert lease is not None
-        with pool.keeper.hanging_up_after(timeout_s, lease.link):
+        with wrapper.wrap_database_errors, pool.keeper.hanging_up_after(timeout_s, lease.link):
             yield
 
 

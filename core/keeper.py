@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import psycopg2
+
 from core.lease import Lease, Stack, formatted
 from core.link import Link
 from core.purpose import BACKGROUND
@@ -54,17 +56,23 @@ class Keeper:
 
     @contextmanager
     def hanging_up_after(self, timeout_s: float, link: Link) -> Iterator[None]:
-        """Cut the connection if this block takes longer, by up to a tick.
+        """Cut the connection if this block takes longer, by up to a tick; the block has failed then, however it ended.
 
         A driver that waits for a frozen server can't be told to stop, and no timeout of libpq or TCP helps, since the
         kernel goes on acknowledging. Shutting down the socket does.
+
+        Raises:
+            psycopg2.OperationalError: it took longer.
         """
         self._asked[link] = time.monotonic() + timeout_s
         self.call()
+        is_cut = False
         try:
             yield
         finally:
-            self._asked.pop(link, None)
+            is_cut = self._asked.pop(link, None) is None  # if not yet, it is being cut at this moment
+        if is_cut:
+            raise psycopg2.OperationalError(f"The server did not answer within {timeout_s:g} s.")
 
     def _wake(self) -> None:
         with self._lock:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import psycopg2
 from sqlalchemy.pool.base import _ConnectionRecord
 
 from core.outage import JITTER
@@ -81,14 +80,14 @@ class Link:
             idle_since_s > now_s - TRUSTED_S and idle_since_s > suspect_until_s and not self._poller.poll(0)
         )
 
-    def introduce(self, wanted: Purpose) -> bool:
-        """Tell the server whom it serves now, one round trip; return whether the server answered."""
-        try:
-            self.session.introduce(wanted.name)
-        except psycopg2.Error:
-            return False
+    def introduce(self, wanted: Purpose) -> None:
+        """Tell the server whom it serves now, one round trip.
+
+        Raises:
+            psycopg2.Error: the server does not answer.
+        """
+        self.session.introduce(wanted.name)
         self.purpose = wanted
-        return True
 
     def clean(self) -> bool:
         """Make the session as good as new; tell whether somebody had changed it."""

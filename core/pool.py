@@ -105,8 +105,7 @@ class FairPool(ReadablePool):
                 waiter = Waiter[Link](wanted)
                 self._turns.wait(waiter)
                 self._serve_waiters()
-        if self._returned:
-            self._settle()
+        self._settle()
         return link if waiter is None else self._wait(waiter)
 
     def _free(self) -> int:
@@ -193,13 +192,12 @@ class FairPool(ReadablePool):
         if self._is_current(link) and link.is_worth_keeping(self.target(), now_s):
             if link.purpose is wanted and link.is_trusted(now_s, suspect_until_s=self._suspect_until_s):
                 return link
-            with self.keeper.hanging_up_after(INTRODUCE_TIMEOUT_S, link):
-                if link.introduce(wanted):
-                    return link
-            # What broke this one broke the others that were idle, too.
-            self.discard(everything=True)
-            with self._lock:
-                self.meter.invalidations += 1
+            try:
+                with self.keeper.hanging_up_after(INTRODUCE_TIMEOUT_S, link):
+                    link.introduce(wanted)
+                return link
+            except psycopg2.Error:  # what broke this one broke the others that were idle, too
+                self.discard(everything=True, broken=1)
         link.close()
         if self._is_hopeless():
             raise self.outage.refusal()
@@ -275,10 +273,11 @@ class FairPool(ReadablePool):
             finally:
                 self._lock.release()
 
-    def discard(self, *, everything: bool = False) -> None:
+    def discard(self, *, everything: bool = False, broken: int = 0) -> None:
         """Close idle connections: those above pool_size that lingered long enough, or all."""
         discarded = []
         with self._lock:
+            self.meter.invalidations += broken
             if everything:
                 self._invalidate_time = time.time()
             due_s = time.monotonic() - LINGER_S

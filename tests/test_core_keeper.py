@@ -33,6 +33,18 @@ def test_a_server_that_does_not_answer_is_hung_up_on_and_its_connection_replaced
     assert (frozen in driver.open, driver.made, driver.most) == (False, 2, 1)
 
 
+def test_who_was_hung_up_on_has_failed_even_if_the_answer_came_at_the_last_moment(make, driver, monkeypatch):
+    monkeypatch.setattr("core.pool.INTRODUCE_TIMEOUT_S", 0.0)
+    fair = make(1, 0)
+    take(fair, WEB).close()
+    [late] = driver.open
+    monkeypatch.setattr(late, "introduce", lambda purpose: until(lambda: not fair.keeper._asked))
+
+    take(fair, SCAN).close()
+
+    assert (late in driver.open, driver.made) == (False, 2)
+
+
 def test_a_connection_whose_thread_ended_comes_back_without_the_collector_and_the_log_says_who(
     make, driver, caplog
 ):

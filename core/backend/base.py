@@ -205,8 +205,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
         loan = self._loan()
         if loan is None or (lease := loan.lease()) is None:
             return self.connection is not None and super().is_usable()
-        with db.pool.keeper.hanging_up_after(IS_USABLE_TIMEOUT_S, lease.link):
-            return super().is_usable()
+        try:
+            with db.pool.keeper.hanging_up_after(IS_USABLE_TIMEOUT_S, lease.link):
+                return super().is_usable()
+        except psycopg2.OperationalError:
+            return False
 
     def close_pool(self) -> None:
         """Close the idle connections: Django asks before it clones or drops a test database."""
