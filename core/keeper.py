@@ -101,7 +101,7 @@ class Keeper:
             if now_s > deadline_s and self._asked.pop(link, None) is not None:
                 link.session.cut()
         for lease in pool.leases():
-            if not lease.thread.is_alive():
+            if not lease.thread.is_alive() and lease.thread is not threading.main_thread():
                 lease.reclaim("was held by a thread that ended")
             elif now_s - lease.since_s > LONG_HELD_S and lease.purpose is not BACKGROUND:
                 self._report(lease, f"has been held for over {LONG_HELD_S:g} s")
