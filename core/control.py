@@ -6,6 +6,7 @@ nobody but its owner may enter: one line of JSON in, one out. Whoever wants to k
 
 from __future__ import annotations
 
+import getpass
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import socket
 import socketserver
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 Action = Callable[[dict[str, Any]], Any]
 
 ANSWER_TIMEOUT_S = 2.0
+ASK_ALL_TIMEOUT_S = 0.5
 _PATH_MAX_BYTES = 100  # the kernel's limit is 107 on Linux and 103 on macOS
 _LINE_MAX_BYTES = 64 * 1024
 
@@ -78,6 +81,13 @@ def _answer(actions: dict[str, Action], line: bytes) -> dict[str, Any]:
         return {"process": process_name(), "error": f"{type(error).__name__}: {error}"}
 
 
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without that account
+        return f"user {os.getuid()}"
+
+
 def ask(process: str, do: str, *, timeout_s: float = ANSWER_TIMEOUT_S, **details: Any) -> Any:
     """Ask one process of this machine.
 
@@ -88,7 +98,7 @@ def ask(process: str, do: str, *, timeout_s: float = ANSWER_TIMEOUT_S, **details
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(timeout_s)
         client.connect(str(folder() / f"{process}.sock"))
-        client.sendall(json.dumps({"do": do, **details}).encode() + b"\n")
+        client.sendall(json.dumps({"do": do, "by": _who(), **details}).encode() + b"\n")
         with client.makefile("rb") as lines:
             answer = json.loads(lines.readline() or b'{"error": "no answer"}')
     if "error" in answer:
@@ -97,28 +107,34 @@ def ask(process: str, do: str, *, timeout_s: float = ANSWER_TIMEOUT_S, **details
 
 
 def processes() -> list[str]:
-    """List the processes that listen; a socket that one left behind is removed."""
+    """List the processes that listen; a socket that one left behind is removed.
+
+    Raises:
+        PermissionError: the folder belongs to another user.
+    """
     listening = []
-    with suppress(FileNotFoundError, PermissionError):
-        for path in sorted(folder().glob("*.sock")):
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(ANSWER_TIMEOUT_S)
-                try:
-                    probe.connect(str(path))
-                    listening.append(path.stem)
-                except ConnectionRefusedError:
-                    path.unlink(missing_ok=True)
-                except OSError:
-                    log.warning("%s does not answer", path.stem)
+    for path in sorted(folder().iterdir()) if folder().is_dir() else []:
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(path))
+                listening.append(path.stem)
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+            except FileNotFoundError:
+                pass
     return listening
 
 
 def ask_all(do: str, **details: Any) -> list[Any]:
-    """Ask every process of this machine; one that can't answer is left out, and logged."""
-    answers = []
-    for process in processes():
+    """Ask every process of this machine, all at once; one that can't answer is left out, and logged."""
+
+    def answer(process: str) -> list[Any]:
         try:
-            answers.append(ask(process, do, **details))
+            return [ask(process, do, timeout_s=ASK_ALL_TIMEOUT_S, **details)]
         except (OSError, RuntimeError, ValueError) as error:
             log.warning("%s did not answer: %s", process, error)
-    return answers
+            return []
+
+    listening = processes()
+    with ThreadPoolExecutor(max(len(listening), 1)) as executor:
+        return [told for answers in executor.map(answer, listening) for told in answers]

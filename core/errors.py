@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
+import time
 from typing import Any
 
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views import defaults
 
+log = logging.getLogger(__name__)
+
 RETRY_AFTER_S = 1
+PAGE = (
+    '<!doctype html><html lang="en"><title>qrsite</title><meta name="viewport" content="width=device-width">'
+    "<h1>{}</h1></html>"
+)
+# lock_not_available, query_canceled: PostgreSQL is well, and somebody stood in the way.
+_BUSY_SQLSTATES = {"55P03", "57014"}
 
 
 class QrsiteError(Exception):
@@ -44,11 +55,39 @@ def error_response(status: int, code: str, message: str, **details: Any) -> Json
 
 def unexpected(error: BaseException | None) -> JsonResponse:
     """Return what a client learns of an error that nobody anticipated; its stack is for the log."""
-    if isinstance(error, PoolExhausted):
+    is_busy = getattr(getattr(error, "__cause__", None), "pgcode", None) in _BUSY_SQLSTATES
+    if is_busy or isinstance(error, PoolExhausted):
         return error_response(503, "overloaded", "Too many requests at once. Please try again.")
     if isinstance(error, OperationalError | InterfaceError):
         return error_response(503, "database_unavailable", "The database does not answer. Please try again.")
     return error_response(500, "internal", "Something went wrong on our side. It has been logged.")
+
+
+class OncePerSecond(logging.Filter):
+    """Let one record a second through for each text: in an outage every request would say the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_at_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether this was not said within the last second."""
+        text, now_s = record.getMessage()[-200:], time.monotonic()
+        self._said_at_s = {said: at_s for said, at_s in self._said_at_s.items() if now_s - at_s < 1}
+        is_new = text not in self._said_at_s
+        self._said_at_s.setdefault(text, now_s)
+        return is_new
+
+
+class NotRefusals(logging.Filter):
+    """Drop what Django says of a request that was refused because we are busy: that was said, and is no bug of ours."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether it is about anything else than a 503."""
+        error = record.exc_info[1] if record.exc_info else None
+        return getattr(record, "status_code", None) != 503 and not isinstance(
+            error, OperationalError | InterfaceError
+        )
 
 
 def is_for_api(request: HttpRequest) -> bool:
@@ -72,4 +111,14 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """Answer whatever a view or a middleware let through (Django's handler500, which has logged it)."""
-    return unexpected(sys.exc_info()[1])
+    error = sys.exc_info()[1]
+    answer = unexpected(error)
+    if answer.status_code == 503:
+        log.warning("%s %s: %s", request.method, request.path, " ".join(str(error).split()))
+    if is_for_api(request):
+        return answer
+    words = json.loads(answer.content)["error"]["message"]
+    page = HttpResponse(PAGE.format(words), status=answer.status_code)
+    if answer.status_code == 503:
+        page["Retry-After"] = str(RETRY_AFTER_S)
+    return page

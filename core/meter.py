@@ -8,7 +8,25 @@ from typing import Any
 from core.lease import Lease
 from core.purpose import PURPOSES
 
-BOUNDS_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
+BOUNDS_S = (
+    0.0001,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    0.8,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+)
 
 
 class Histogram:
@@ -39,6 +57,7 @@ class Meter:
         self.timeouts = [0] * len(PURPOSES)
         self.connect = Histogram()
         self.connect_failures = 0
+        self.refusals = 0  # told at once that the database is away
         self.invalidations = 0
         self.dirty_returns = 0
         self.leaks = 0

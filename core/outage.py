@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 
 import psycopg2
+
+from core import purpose
+
+log = logging.getLogger(__name__)
 
 PAUSE_S = (0.1, 0.4)  # the first and the longest between two attempts: back within a second of the database
 JITTER = 0.1
@@ -24,6 +29,7 @@ class Outage:
         self.last_error = ""  # text: an exception would keep its frames, and what is in them
         self._pause_s = 0.0
         self._retry_at_s = 0.0
+        self._since_s = 0.0
 
     @property
     def is_on(self) -> bool:
@@ -43,11 +49,17 @@ class Outage:
         """Note that an attempt failed; those that fail together count as one."""
         self.last_error = " ".join(str(error).split())
         self.connecting_max = 1
+        if not self.is_on:
+            self._since_s = time.monotonic()
+        if not self.is_on and purpose.is_server():  # a command says it itself, and ends
+            log.error("The database is away: %s", self.last_error)
         if not self.is_pending:
             self._pause_s = min(max(self._pause_s * 2, PAUSE_S[0]), PAUSE_S[1])
             self._retry_at_s = time.monotonic() + self._pause_s * random.uniform(1 - JITTER, 1 + JITTER)
 
     def end(self) -> None:
         """Note that an attempt succeeded; each success lets twice as many connect at once."""
+        if self.is_on and purpose.is_server():
+            log.warning("The database is back after %.1f s.", time.monotonic() - self._since_s)
         self._pause_s = 0.0
         self.connecting_max = min(self.connecting_max * 2, self._limit)

@@ -4,8 +4,7 @@ Built on SQLAlchemy's Pool: it keeps the records, events and proxies; this decid
 documented surface, and held by tests: `_do_get`, `_do_return_conn`, `_create_connection`, `_invalidate_time`, and of its
 records `fairy_ref` and `needs_gc`.
 
-A slot that comes free is handed to the one whose turn it is (core/turns), so that nobody who comes later can snatch it
-(SQLAlchemy's QueuePool lets them: its issue 7679). A failed connect is told to everybody who waits (core/outage).
+A slot that comes free is handed to whose turn it is (core/turns), so that nobody can snatch it (SQLAlchemy's issue 7679).
 """
 
 from __future__ import annotations
@@ -48,8 +47,7 @@ class FairPool(ReadablePool):
         self._size = pool_size
         self._max_overflow = max_overflow
         self._cap = pool_size + max_overflow
-        self._timeout = timeout
-        self._has_shares = False
+        self._timeout, self._has_shares = timeout, False
         self.target: Callable[[], Any] = lambda: None  # where connections should lead to now
         event.listen(self, "reset", self._clean)
         self.start_afresh()
@@ -72,8 +70,9 @@ class FairPool(ReadablePool):
         self.keeper = Keeper(self)
 
     def reserve_shares(self, *, in_force: bool = True) -> None:
-        """Put the guarantees of all purposes into force: where several meet, in a process that serves."""
+        """Put the guarantees of all purposes into force: in a process that serves, where several meet."""
         self._has_shares = in_force
+        purpose.serve(from_now_on=in_force)
         self._turns.share(in_force=in_force)
 
     def _do_get(self) -> _ConnectionRecord:
@@ -100,6 +99,7 @@ class FairPool(ReadablePool):
             if self._turns.may_take(wanted, self._free()):
                 link = self._take_slot(wanted)
             elif self._is_hopeless():
+                self.meter.refusals += 1
                 raise self.outage.refusal()
             else:
                 waiter = Waiter[Link](wanted)
@@ -195,6 +195,7 @@ class FairPool(ReadablePool):
             try:
                 with self.keeper.hanging_up_after(INTRODUCE_TIMEOUT_S, link):
                     link.introduce(wanted)
+                self.sound_at_s = now_s
                 return link
             except psycopg2.Error:  # what broke this one broke the others that were idle, too
                 self.discard(everything=True, broken=1)
@@ -255,10 +256,9 @@ class FairPool(ReadablePool):
             self._settle()
 
     def _settle(self) -> None:
-        """Book what was returned; if somebody holds the lock, that one does it right after.
+        """Book what was returned; if somebody holds the lock, that one does it right after, and nobody waits for it.
 
-        Returning never waits for the lock: the garbage collector may return a forgotten connection at any moment, also
-        in a thread that holds it.
+        The garbage collector may return a forgotten connection at any moment, also in a thread that holds the lock.
         """
         while self._returned and self._lock.acquire(blocking=False):
             try:

@@ -43,15 +43,21 @@ class Probe(Generic[T]):
         """Start afresh: in a forked child the thread that asks does not exist."""
         self._lock = threading.Lock()
         self._asked: Future[T | None] | None = None
-        self._asked_at_s = 0.0
+        self._asked_at_s = self._answered_at_s = 0.0
+
+    def ask(self) -> tuple[Future[T | None], float]:
+        """Have the database asked, unless it is being asked or answered within the last second; return when it is late."""
+        with self._lock:
+            is_stale = time.monotonic() - self._answered_at_s > FRESH_S
+            if self._asked is None or (self._asked.done() and is_stale):
+                self._asked, self._asked_at_s = Future(), time.monotonic()
+                threading.Thread(target=self._ask, args=(self._asked,), name="probe", daemon=True).start()
+            return self._asked, self._asked_at_s + WITHIN_S
 
     def answer(self) -> T | None:
         """Return what the database answered within the last second or answers within 0.6 s, else None."""
-        with self._lock:
-            if self._asked is None or (self._asked.done() and time.monotonic() - self._asked_at_s > FRESH_S):
-                self._asked, self._asked_at_s = Future(), time.monotonic()
-                threading.Thread(target=self._ask, args=(self._asked,), name="probe", daemon=True).start()
-            asked, left_s = self._asked, self._asked_at_s + WITHIN_S - time.monotonic()
+        asked, late_at_s = self.ask()
+        left_s = late_at_s - time.monotonic()
         try:
             return asked.result(timeout=max(left_s, 0))
         except TimeoutError:
@@ -67,6 +73,7 @@ class Probe(Generic[T]):
         except Error as error:
             log.warning("The database does not answer: %s", " ".join(str(error).split()))
         finally:
+            self._answered_at_s = time.monotonic()
             asked.set_result(answer)
 
 

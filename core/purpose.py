@@ -39,9 +39,23 @@ _label: ContextVar[str] = ContextVar("label", default="")
 _host = socket.gethostname().partition(".")[0][:30]
 
 
+_serves = False
+
+
+def serve(*, from_now_on: bool) -> None:
+    """Say whether this process serves the site, or runs a command beside it."""
+    global _serves
+    _serves = from_now_on
+
+
+def is_server() -> bool:
+    """Tell whether this process serves the site."""
+    return _serves
+
+
 def process_name() -> str:
-    """Return the name of this process, one of its own in a fleet of hosts and containers."""
-    return f"{_host}-{os.getpid()}"
+    """Return the name of this process, one of its own in a fleet of hosts and containers; a command's begins so."""
+    return f"{'' if _serves else 'command-'}{_host}-{os.getpid()}"
 
 
 def current() -> Purpose:

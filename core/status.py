@@ -112,6 +112,8 @@ class ReadablePool(Pool):
             "connect_error": self.outage.last_error if self.outage.is_on else "",
             "connect": meter.connect.snapshot(),
             "connect_failures": meter.connect_failures,
+            "refusals": meter.refusals,
+            "database_up": 0 if self.outage.is_on else 1,
             "invalidations": meter.invalidations,
             "dirty_returns": meter.dirty_returns,
             "leaks": meter.leaks,

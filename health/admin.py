@@ -59,7 +59,7 @@ class PoolConnectionAdmin(admin.ModelAdmin):
             raise PermissionDenied
         process, lease = request.POST.get("process", ""), request.POST.get("lease", "")
         try:
-            held = _cancel(process, int(lease))
+            held = _cancel(process, int(lease), by=str(request.user))
         except (OSError, RuntimeError, ValueError):
             held = None
         if held is None:
@@ -73,10 +73,10 @@ class PoolConnectionAdmin(admin.ModelAdmin):
         return self.has_view_permission(request) and request.user.has_perm("health.cancel_poolconnection")
 
 
-def _cancel(process: str, lease: int) -> str | None:
+def _cancel(process: str, lease: int, *, by: str) -> str | None:
     if process == process_name():
         return db.pool.cancel(lease)
     if process not in control.processes():  # a name from a form never becomes a path
         return None
-    held: str | None = control.ask(process, "cancel", lease=lease)
+    held: str | None = control.ask(process, "cancel", lease=lease, by=by)
     return held

@@ -26,9 +26,8 @@ def _connections_fit(databases: Any = None, **_: Any) -> list[checks.CheckMessag
     if "default" not in (databases or []):
         return []
     fleet = measure()
-    # This command holds a connection, too; it is gone when the site serves.
-    processes = max(fleet.processes - 1, settings.WEB_CONCURRENCY)
-    if words := problem(processes):
+    processes = max(fleet.processes, settings.WEB_CONCURRENCY)
+    if words := problem(fleet, processes):
         return [checks.Error(words, id="qrsite.E001")]
     if not settings.PGBOUNCER and fleet.needed(processes) > WARN_SHARE * fleet.allowed:
         return [checks.Warning(f"Over 80 %: {fleet.advice(processes)}", id="qrsite.W001")]

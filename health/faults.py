@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -16,10 +17,12 @@ from core.control import Action
 from core.lease import NestedCheckout
 from core.purpose import PURPOSES, Purpose, entering
 
+log = logging.getLogger(__name__)
+
 HOLD_MAX_S = 30.0
 CHILD_TIMEOUT_S = 5.0
 
-_release = threading.Event()
+_releases: list[threading.Event] = []
 
 
 def _status(_asked: dict[str, Any]) -> dict[str, Any]:
@@ -27,14 +30,18 @@ def _status(_asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cancel(asked: dict[str, Any]) -> str | None:
-    return db.pool.cancel(int(asked["lease"]))
+    held = db.pool.cancel(int(asked["lease"]))
+    if held is not None:
+        log.warning("%s cancelled the statement of %s", asked.get("by", "Somebody"), held)
+    return held
 
 
 def _hold(asked: dict[str, Any]) -> int:
     """Hold up to `count` connections for a purpose until released, at most `seconds`; return how many it got."""
     wanted, count = _purpose(asked), min(int(asked["count"]), db.pool.cap())
     seconds = min(float(asked["seconds"]), HOLD_MAX_S)
-    _release.clear()
+    release = threading.Event()
+    _releases.append(release)
     settled = threading.Semaphore(0)
     got = []
 
@@ -43,7 +50,7 @@ def _hold(asked: dict[str, Any]) -> int:
             with entering(wanted, "drill: hold"), db.begin():
                 got.append(True)
                 settled.release()
-                _release.wait(seconds)
+                release.wait(seconds)
         except Error:
             settled.release()
 
@@ -56,7 +63,8 @@ def _hold(asked: dict[str, Any]) -> int:
 
 
 def _let_go(_asked: dict[str, Any]) -> None:
-    _release.set()
+    while _releases:
+        _releases.pop().set()
 
 
 def _take(asked: dict[str, Any]) -> dict[str, Any]:
@@ -137,13 +145,20 @@ def _purpose(asked: dict[str, Any]) -> Purpose:
     return next(item for item in PURPOSES if item.name == named)
 
 
+def _told(act: Action) -> Action:
+    """Say in the log that what follows is a drill, and whose."""
+
+    def told(asked: dict[str, Any]) -> Any:
+        log.warning("Drill by %s: %s", asked.get("by", "somebody"), asked["do"])
+        return act(asked)
+
+    return told
+
+
+FAULTS: dict[str, Action] = {"hold": _hold, "take": _take, "leak": _leak, "nest": _nest, "fork": _fork}
 ACTIONS: dict[str, Action] = {
     "status": _status,
     "cancel": _cancel,
-    "hold": _hold,
     "let_go": _let_go,
-    "take": _take,
-    "leak": _leak,
-    "nest": _nest,
-    "fork": _fork,
+    **{name: _told(act) for name, act in FAULTS.items()},
 }

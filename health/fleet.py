@@ -55,7 +55,7 @@ def measure() -> Fleet:
         return Fleet(*conn.execute(SQL["fleet"], {"process": process_name()}).one())
 
 
-def problem(processes: int) -> str:
+def problem(fleet: Fleet, processes: int) -> str:
     """Say why so many processes can't be served here, and what to do; "" where they can.
 
     Behind PgBouncer max_connections is PgBouncer's affair, but lock_timeout can't come with the connection there.
@@ -64,7 +64,6 @@ def problem(processes: int) -> str:
         with db.begin() as conn:
             timeout = conn.execute(SQL["lock_timeout"]).scalar_one()
         return "" if timeout != "0" else NO_LOCK_TIMEOUT
-    fleet = measure()
     return fleet.advice(processes) if fleet.needed(processes) > fleet.allowed else ""
 
 
@@ -74,5 +73,8 @@ probe = Probe(measure)
 def snapshots() -> list[dict[str, Any]]:
     """Return what every process of this machine says of its pool, this one always among them."""
     own = db.snapshot()
-    others = [told for told in control.ask_all("status") if told["process"] != own["process"]]
+    try:
+        others = [told for told in control.ask_all("status") if told["process"] != own["process"]]
+    except PermissionError:  # another user's; this process doesn't listen then, either
+        others = []
     return sorted([own, *others], key=lambda told: str(told["process"]))

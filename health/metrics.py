@@ -35,10 +35,12 @@ GAUGES = {
     "idle": "Connections that are open and not in use.",
     "overflow": "Connections above size.",
     "outside": "Connections of the process that the pool does not hold.",
+    "database_up": "1, or 0 while the last attempt to connect failed.",
     "oldest_wait_s": "How long the one who waits longest has waited, in seconds.",
 }
 COUNTERS = {
     "connect_failures": "Attempts to connect that failed.",
+    "refusals": "Requests for a connection that were told at once that the database is away.",
     "invalidations": "Connections that were closed because they were broken or disowned.",
     "dirty_returns": "Connections that came back with their session changed, and were reset.",
     "leaks": "Connections that came back without being given back.",

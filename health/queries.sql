@@ -1,6 +1,6 @@
 -- name: fleet
--- One row: allowed int, what ordinary roles may hold together; processes bigint of the site that hold any, place bigint of
--- this one among them by age (0: it holds none), others bigint connections of anybody else.
+-- One row: allowed int, what ordinary roles may hold together; processes bigint that serve the site and hold any, place
+-- bigint of this one among them by age (0: it is none), others bigint connections of anybody else, our commands too.
 -- Binds: process text. Where one may not look, backend_type is NULL.
 -- Index: none; pg_stat_activity. `reserved_connections` came with PostgreSQL 16.
   WITH client AS (
@@ -13,6 +13,7 @@
          SELECT split_part(application_name, ':', 2) AS name, min(backend_start) AS since
            FROM client
           WHERE application_name LIKE 'qrsite:%'
+            AND application_name NOT LIKE 'qrsite:command-%'
           GROUP BY split_part(application_name, ':', 2)
        )
 SELECT CAST(current_setting('max_connections') AS integer)
@@ -23,7 +24,10 @@ SELECT CAST(current_setting('max_connections') AS integer)
           FROM process AS older
           JOIN process AS own ON own.name = CAST(:process AS text)
          WHERE (older.since, older.name) <= (own.since, own.name)) AS place,
-       (SELECT count(*) FROM client WHERE application_name NOT LIKE 'qrsite:%') AS others;
+       (SELECT count(*)
+          FROM client
+         WHERE application_name NOT LIKE 'qrsite:%'
+            OR application_name LIKE 'qrsite:command-%') AS others;
 
 -- name: lock_timeout
 -- One row: lock_timeout text, with its unit; 0 means none.

@@ -44,6 +44,7 @@ def ready(request: HttpRequest) -> JsonResponse:
         "connections": _check_connections,
         "signing_keys": _check_signing_keys,
     }
+    probe_fleet.ask()  # beside the first question, not after it
     words: dict[str, str] = {}
     for name, check in checks.items():
         # Nothing more is asked of a database that hangs.

@@ -50,6 +50,7 @@ class FrontDoor:
         )
         # Probes have threads of their own: they are asked for just when all others hang.
         self._probes: Any = WSGIMiddleware(cast("Any", django_application), workers=4, send_queue_size=0)
+        self._watchers: Any = WSGIMiddleware(cast("Any", django_application), workers=4, send_queue_size=0)
         self._inside = 0
         self._held_bytes = 0
 
@@ -68,9 +69,7 @@ class FrontDoor:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 is_whole = await self._read(receive, body)
             if is_whole:
-                is_probe = scope["path"].startswith(("/health/", "/metrics"))
-                django = self._probes if is_probe else self._django
-                await django(_plain(scope, body), _whole(bytes(body)), send)
+                await self._threads_for(scope["path"])(_plain(scope, body), _whole(bytes(body)), send)
         except TimeoutError:
             await _answer(send, 408, "timeout", "The request took too long to arrive.")
         except _Refused as refused:
@@ -78,6 +77,11 @@ class FrontDoor:
         finally:
             self._inside -= 1
             self._held_bytes -= len(body)
+
+    def _threads_for(self, path: str) -> Any:
+        if path.startswith("/health/db"):
+            return self._probes
+        return self._watchers if path.startswith(("/health/", "/metrics")) else self._django
 
     async def _read(self, receive: Receive, body: bytearray) -> bool:
         """Collect the body; return False where the client went away."""

@@ -148,11 +148,18 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "filters": {
+        "once_per_second": {"()": "core.errors.OncePerSecond"},
+        "not_refusals": {"()": "core.errors.NotRefusals"},
+    },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     # Refused requests are the client's affair; what is ours is logged as an error, with its stack.
     "loggers": {
-        "django.request": {"level": "ERROR"},
+        "django.request": {"level": "ERROR", "filters": ["not_refusals"]},
+        "qrsite.api": {"filters": ["once_per_second"]},
+        "core.errors": {"filters": ["once_per_second"]},
+        "core.probe": {"filters": ["once_per_second"]},
         "core.pool.FairPool": {"level": "WARNING"},  # SQLAlchemy's own words; metrics count what they tell
         "django.security.DisallowedHost": {"level": "CRITICAL"},
     },

@@ -10,6 +10,8 @@ import pytest
 from django.core.management import get_commands
 from nacl.signing import SigningKey, VerifyKey
 
+from core.purpose import PURPOSES
+from health import metrics
 from qrsite.api import api
 from tickets import codes
 from tickets.rules import REASONS
@@ -62,6 +64,21 @@ def test_every_command_of_ours_is_in_the_table():
     }
 
     assert ours == set(re.findall(r"^\| `manage.py (\w+)` \|", README, re.MULTILINE))
+
+
+def test_the_tables_of_operations_are_those_of_the_code():
+    page = (ROOT / "docs/operations.md").read_text()
+    purposes = re.findall(r"^\| `(\w+)` \|.*\| (\S+)(?: s)? \| (\d) \|$", page, re.MULTILINE)
+    named = set(re.findall(r"`(\w+)`", page.partition("## Metrics")[2]))
+    counters = {f"{name}_total" for name in [*metrics.COUNTERS, "timeouts"]}
+    gauges = {name.replace("wait_s", "wait_seconds") for name in metrics.GAUGES}
+
+    assert purposes == [
+        (item.name, f"{item.timeout_s:g}" if item.timeout_s else "`POOL_TIMEOUT`", str(item.guaranteed))
+        for item in PURPOSES
+    ]
+    histograms = {f"{name}_seconds" for name in [*metrics.BY_PURPOSE, "connect"]}
+    assert counters | gauges | histograms | {"in_use", "waiting"} <= named
 
 
 def test_ci_runs_the_readmes_test_command():

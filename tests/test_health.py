@@ -1,17 +1,21 @@
 """Probes answer whoever asks, and the truth."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import Client
 
 from core import db, probe
-from core.purpose import WEB
+from core.errors import NotRefusals, OncePerSecond, unexpected
+from core.purpose import ADMIN, WEB
+from health import fleet
 from tests.test_core_db import in_thread
 
 
@@ -177,6 +181,69 @@ def test_a_request_that_finds_no_free_connection_is_told_to_come_back(client, mo
 
     assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
     assert response["Retry-After"] == "1"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_person_gets_a_page_and_the_log_one_line_without_a_stack(client, monkeypatch, caplog):
+    connection.close()
+    client.raise_request_exception = False
+    monkeypatch.setattr(ADMIN, "timeout_s", 0.05)
+    held = [db.engine.connect() for _ in range(15)]
+    try:
+        form = {"username": "ada", "password": "x"}
+        response = in_thread(lambda: client.post("/admin/login/", form))
+    finally:
+        for conn in held:
+            conn.close()
+
+    assert (response.status_code, response["Retry-After"]) == (503, "1")
+    assert "<h1>Too many requests at once. Please try again.</h1>" in response.content.decode()
+    [told] = [record for record in caplog.records if record.name == "core.errors"]
+    assert "None came free for admin within 0.05 s" in told.getMessage()
+
+
+def test_what_every_request_would_say_in_an_outage_is_said_once_a_second():
+    def record(words, **more):
+        made = logging.LogRecord("x", logging.ERROR, "", 0, words, (), None)
+        made.__dict__.update(more)
+        return made
+
+    once, bugs = OncePerSecond(), NotRefusals()
+
+    assert [once.filter(record(words)) for words in ("away", "away", "other", "away")] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert [bugs.filter(record("x", status_code=code)) for code in (503, 500)] == [False, True]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_statement_that_was_cancelled_or_waited_for_a_lock_is_busy_and_not_broken():
+    with pytest.raises(OperationalError) as caught, db.begin() as conn:
+        conn.exec_driver_sql("SET LOCAL statement_timeout = 1")
+        conn.exec_driver_sql("SELECT pg_sleep(5)")
+
+    assert json.loads(unexpected(caught.value).content)["error"]["code"] == "overloaded"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_ready_asks_everything_at_once_and_busy_is_ready(client):
+    connection.close()
+    client.get("/health/ready")
+    fleet.probe.forget()
+    probe.database.forget()
+    held = [db.engine.connect() for _ in range(15)]
+    start_s = time.monotonic()
+    try:
+        response = client.get("/health/ready")
+    finally:
+        for conn in held:
+            conn.close()
+
+    assert (response.status_code, response.json()["checks"]["database"]) == (200, "pass")
+    assert time.monotonic() - start_s < 0.8
 
 
 @pytest.mark.django_db(transaction=True)

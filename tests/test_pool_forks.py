@@ -192,7 +192,7 @@ def test_p30_workers_of_gunicorn_that_were_forked_off_a_used_pool_have_their_own
         server.send_signal(signal.SIGTERM)
         said = server.communicate(timeout=20)[0].split()
 
-    host = process_name().rpartition("-")[0]
+    host = process_name().removeprefix("command-").rpartition("-")[0]
     assert server.returncode == 0, (tmp_path / "log").read_text()
     assert statuses == {401}
     assert sorted(process for process, _ in sessions) == sorted(

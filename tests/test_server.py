@@ -388,6 +388,22 @@ def test_the_drill_finds_every_promise_kept(server):
         assert server.scan(client, "x").status_code == 200
 
 
+def test_a_statement_is_cancelled_from_the_command_line(server):
+    unknown = pool_command(server, "cancel", "nowhere-1", "1")
+    process = json.loads(pool_command(server, "status", "--json").stdout)[0]["process"]
+    gone = pool_command(server, "cancel", process, "999999")
+
+    assert (unknown.returncode, "No server process nowhere-1" in unknown.stderr) == (1, True)
+    assert (gone.returncode, "given back meanwhile" in gone.stderr) == (1, True)
+
+
+def test_a_drill_needs_the_right_address(server):
+    outcome = pool_command(server, "drill", "--only", "kill", "--url", "http://127.0.0.1:1")
+
+    assert (outcome.returncode, outcome.stdout) == (1, "")
+    assert "say where it listens, --url" in outcome.stderr
+
+
 def test_a_drill_says_what_it_would_do_and_what_it_does_not_know(server):
     dry = pool_command(server, "drill", "--only", "kill,fork", "--dry-run")
     unknown = pool_command(server, "drill", "--only", "kil")
@@ -427,5 +443,5 @@ def test_processes_that_could_not_all_connect_are_refused(server):
     )
 
     assert process.returncode == 1
-    assert "50 processes of up to 15 connections need 750" in process.stderr
+    assert "52 processes of up to 15 connections need 780" in process.stderr  # two serve already
     assert "PostgreSQL allows 97: lower WEB_CONCURRENCY, POOL_SIZE or POOL_MAX_OVERFLOW" in process.stderr

@@ -1,4 +1,4 @@
-"""manage.py pool status|drill: look at the pools of the running site, and see whether they keep their promises."""
+"""manage.py pool status|cancel|drill: look at the pools of the running site, and see whether they keep their promises."""
 
 from __future__ import annotations
 
@@ -28,12 +28,17 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add the two subcommands."""
-        commands = parser.add_subparsers(dest="do", required=True, metavar="status|drill")
+        """Add the subcommands."""
+        commands = parser.add_subparsers(dest="do", required=True, metavar="status|cancel|drill")
         status = commands.add_parser(
             "status", help="who holds which connection, who waits, what went wrong so far"
         )
         status.add_argument("--json", action="store_true", help="everything, as one JSON array")
+        cancel = commands.add_parser(
+            "cancel", help="cancel the statement that one holder runs, as status names it"
+        )
+        cancel.add_argument("process", help="the process, as status names it")
+        cancel.add_argument("lease", type=int, help="the number in front of the holder")
         drill = commands.add_parser(
             "drill",
             help="kill, freeze, exhaust, nest, leak, fork: pass or fail",
@@ -47,23 +52,40 @@ class Command(BaseCommand):
         drill.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
 
     def handle(self, *args: Any, do: str, **options: Any) -> None:
-        """Run one of the two."""
-        if do == "status":
-            self._status(as_json=options["json"])
-        else:
-            self._drill(options["only"].split(","), options["url"], is_dry=options["dry_run"])
+        """Run one of them."""
+        try:
+            if do == "status":
+                self._status(as_json=options["json"])
+            elif do == "cancel":
+                self._cancel(options["process"], options["lease"])
+            else:
+                steps = [step.strip() for step in options["only"].split(",") if step.strip()]
+                self._drill(steps, options["url"], is_dry=options["dry_run"])
+        except PermissionError as error:
+            raise CommandError(
+                f"{control.folder()} belongs to another user: run this as the site's."
+            ) from error
 
     def _status(self, *, as_json: bool) -> None:
         pools = control.ask_all("status")
         if as_json:
             self.stdout.write(json.dumps(pools))
-        elif not pools:
+        for pool in [] if as_json else pools:
+            self._describe(pool)
+        if silent := sorted(set(control.processes()) - {pool["process"] for pool in pools}):
+            raise CommandError(f"No answer from {', '.join(silent)}.")
+        if not pools:
             raise CommandError(
                 f"No server process of this site runs on this machine (sockets: {control.folder()})."
             )
-        else:
-            for pool in pools:
-                self._describe(pool)
+
+    def _cancel(self, process: str, lease: int) -> None:
+        if process not in control.processes():
+            raise CommandError(f"No server process {process} runs on this machine: see pool status.")
+        held = control.ask(process, "cancel", lease=lease)
+        if held is None:
+            raise CommandError("That connection was given back meanwhile.")
+        self.stdout.write(f"Cancelled: {held}.")
 
     def _describe(self, pool: dict[str, Any]) -> None:
         self.stdout.write(
@@ -74,7 +96,7 @@ class Command(BaseCommand):
             self.stdout.write(f"  the database is away: {pool['connect_error']}")
         for held in pool["holders"]:
             self.stdout.write(
-                f"  {held['held_s']:8.1f} s  {held['purpose']:<10} {held['label'] or '?'}  [{held['state']}, "
+                f"  {held['lease']:>6}  {held['held_s']:8.1f} s  {held['purpose']:<10} {held['label'] or '?'}  [{held['state']}, "
                 f"server process {held['backend_pid']}]  {held['last_statement']}"
             )
         for waiter in pool["waiters"]:

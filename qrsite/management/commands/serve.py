@@ -17,7 +17,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 
 from core import db
-from health.fleet import problem
+from health.fleet import measure, problem
 from tickets import demo
 
 STOP_TIMEOUT_S = 5
@@ -78,7 +78,8 @@ class Command(BaseCommand):
                 ) from error
 
     def _check_database(self) -> None:
-        if words := problem(settings.WEB_CONCURRENCY):
+        fleet = measure()
+        if words := problem(fleet, fleet.processes + settings.WEB_CONCURRENCY):
             raise CommandError(words)
 
     def _seed(self, base_url: str) -> None:
