@@ -64,8 +64,11 @@ def listen(actions: dict[str, Action]) -> None:
     try:
         make_parents(path.parent)
         make_private(path.parent, Account(os.geteuid(), os.getegid()))
-        path.unlink(missing_ok=True)
-        server = _Server(str(path), Handler)
+        # Under its name only once it listens: who finds a socket that refuses takes it for a dead one's.
+        young = path.with_suffix(".new")
+        young.unlink(missing_ok=True)
+        server = _Server(str(young), Handler)
+        young.rename(path)
     except (OSError, PostgresError) as error:
         log.warning("This process can't be asked about its pool: %s", error)
         return
@@ -112,8 +115,12 @@ def processes() -> list[str]:
     Raises:
         PermissionError: the folder belongs to another user.
     """
-    listening = []
-    for path in sorted(folder().iterdir()) if folder().is_dir() else []:
+    listening: list[str] = []
+    if not folder().is_dir():
+        return listening
+    if folder().stat().st_uid not in {os.geteuid(), 0} or os.geteuid() == 0 != folder().stat().st_uid:
+        raise PermissionError(f"{folder()} belongs to another user")
+    for path in sorted(folder().glob("*.sock")):
         with socket.socket(socket.AF_UNIX) as probe:
             try:
                 probe.connect(str(path))

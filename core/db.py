@@ -26,7 +26,10 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from core import purpose
 from core.pool import FairPool
 from core.postgres import PostgresError
+from core.purpose import HEALTH, entering
 from core.session import Session, SessionCursor, application_name
+
+CANCEL_WITHIN_S = 1.0
 
 if TYPE_CHECKING:
     from core.backend.base import DatabaseWrapper
@@ -218,6 +221,26 @@ def ping(*, within_s: float) -> None:
 def abandon_open_transaction(**_signal: Any) -> None:
     """Roll back what a request left open on its thread: a receiver for the signals at its start and its end."""
     orm().abandon()
+
+
+def cancel(lease_number: int) -> str | None:
+    """Cancel the statement that runs on a lease; return who held it, None where it ended before.
+
+    By asking the server: libpq's own way waits for it without an end, and keeps every Python thread from running.
+
+    Raises:
+        django.db.Error: the server does not answer.
+    """
+    for lease in pool.leases():
+        if lease.number == lease_number:
+            if settings.PGBOUNCER:  # the process id is PgBouncer's invention, which only libpq's way knows
+                lease.link.session.cancel()
+            else:
+                pid = lease.link.session.get_backend_pid()
+                with entering(HEALTH, "cancel"), within(CANCEL_WITHIN_S), begin() as conn:
+                    conn.exec_driver_sql("SELECT pg_cancel_backend(%s)", (pid,))
+            return str(lease)
+    return None
 
 
 def snapshot() -> dict[str, Any]:

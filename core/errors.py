@@ -15,6 +15,7 @@ from django.views import defaults
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
+REASON_CHARS = 30
 PAGE = (
     '<!doctype html><html lang="en"><title>qrsite</title><meta name="viewport" content="width=device-width">'
     "<h1>{}</h1></html>"
@@ -64,18 +65,19 @@ def unexpected(error: BaseException | None) -> JsonResponse:
 
 
 class OncePerSecond(logging.Filter):
-    """Let one record a second through for each text: in an outage every request would say the same."""
+    """Let one record a second through for each reason: in an outage every request would say the same."""
 
     def __init__(self) -> None:
         super().__init__()
         self._said_at_s: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether this was not said within the last second."""
-        text, now_s = record.getMessage()[-200:], time.monotonic()
+        """Tell whether this was not said within the last second, of whichever request."""
+        now_s = time.monotonic()
+        reason = record.name + record.getMessage().partition(": ")[2][:REASON_CHARS]
         self._said_at_s = {said: at_s for said, at_s in self._said_at_s.items() if now_s - at_s < 1}
-        is_new = text not in self._said_at_s
-        self._said_at_s.setdefault(text, now_s)
+        is_new = reason not in self._said_at_s
+        self._said_at_s.setdefault(reason, now_s)
         return is_new
 
 

@@ -38,7 +38,8 @@ class Keeper:
         )  # the garbage collector may return a connection, and call, while it is held
         self._is_called = False
         self._is_awake = False
-        self._asked: dict[Link, float] = {}
+        self._asked: dict[object, tuple[Link, float]] = {}
+        self._cutting = threading.Lock()  # a cut ends before its connection can be lent on
         self._reported: set[Stack] = set()
         self.leaked: deque[Lease] = deque()  # what came back without being given back
         self.leaving: deque[socket.socket] = deque()  # closed here, and the server's process is still there
@@ -64,13 +65,17 @@ class Keeper:
         Raises:
             psycopg2.OperationalError: it took longer.
         """
-        self._asked[link] = time.monotonic() + timeout_s
+        token = object()
+        self._asked[token] = link, time.monotonic() + timeout_s
         self.call()
         is_cut = False
         try:
             yield
         finally:
-            is_cut = self._asked.pop(link, None) is None  # if not yet, it is being cut at this moment
+            with self._cutting:
+                is_cut = self._asked.pop(token, None) is None
+            if is_cut:
+                link.session.close()
         if is_cut:
             raise psycopg2.OperationalError(f"The server did not answer within {timeout_s:g} s.")
 
@@ -89,7 +94,11 @@ class Keeper:
         while is_needed:
             time.sleep(TICK_S)
             self._is_called = False
-            has_more = self._look()
+            try:
+                has_more = self._look()
+            except Exception:
+                log.exception("The pool's keeper goes on")
+                has_more = True
             with self._lock:
                 # Who calls from now on finds nobody awake, and starts another thread.
                 is_needed = self._is_awake = has_more or self._is_called
@@ -97,12 +106,16 @@ class Keeper:
     def _look(self) -> bool:
         """Do what is due; tell whether there will be more."""
         pool, now_s = self._pool, time.monotonic()
-        for link, deadline_s in self._asked.copy().items():
-            if now_s > deadline_s and self._asked.pop(link, None) is not None:
-                link.session.cut()
+        for token, (link, deadline_s) in self._asked.copy().items():
+            if now_s > deadline_s:
+                with self._cutting:
+                    if self._asked.pop(token, None) is not None:
+                        link.session.cut()
         for lease in pool.leases():
             if not lease.thread.is_alive() and lease.thread is not threading.main_thread():
-                lease.reclaim("was held by a thread that ended")
+                lease.reclaim(
+                    "was held by a thread that ended", is_current=lambda lease: lease in pool.leases()
+                )
             elif now_s - lease.since_s > LONG_HELD_S and lease.purpose is not BACKGROUND:
                 self._report(lease, f"has been held for over {LONG_HELD_S:g} s")
         for wire in list(self.leaving):

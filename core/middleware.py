@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from urllib.parse import quote
 
 from django.http import HttpRequest, HttpResponseNotAllowed, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -49,7 +50,7 @@ class EnterPurpose:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         path = request.path_info
         item = next((item for prefix, item in PURPOSE_OF.items() if path.startswith(prefix)), WEB)
-        with entering(item, f"{request.method} {path[:80]}"):
+        with entering(item, f"{request.method} {quote(path[:80])}"):
             return self.get_response(request)
 
 

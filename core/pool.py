@@ -228,12 +228,7 @@ class FairPool(ReadablePool):
         """Make the session as good as new (SQLAlchemy's reset event)."""
         lease = self._leases.get(record)
         if lease is not None and self._pid == os.getpid():
-            if record.needs_gc and not lease.leak:
-                lease.leak = "was forgotten"
-            try:
-                lease.is_dirty = lease.link.clean()
-            except psycopg2.Error as error:  # broken, or beyond cleaning
-                record.invalidate(error)
+            lease.clean()
 
     def _do_return_conn(self, record: Any) -> None:
         # Taken before a fork: the parent's. Python frees what other threads held before any at-fork hook runs.
@@ -263,11 +258,14 @@ class FairPool(ReadablePool):
         while self._returned and self._lock.acquire(blocking=False):
             try:
                 while self._returned:
-                    lease, is_sound, at_s = self._returned.popleft()
+                    lease, is_sound, at_s = self._returned[
+                        0
+                    ]  # taken out when it is booked: Ctrl-C loses nothing
                     self._turns.give_back(lease.purpose)
                     self.meter.returned(lease, at_s, is_sound=is_sound)
                     if is_sound:
                         self._idle.append(lease.link)
+                    self._returned.popleft()
                 if self._turns.waiting:
                     self._serve_waiters()
             finally:

@@ -51,7 +51,10 @@ class Probe(Generic[T]):
             is_stale = time.monotonic() - self._answered_at_s > FRESH_S
             if self._asked is None or (self._asked.done() and is_stale):
                 self._asked, self._asked_at_s = Future(), time.monotonic()
-                threading.Thread(target=self._ask, args=(self._asked,), name="probe", daemon=True).start()
+                try:
+                    threading.Thread(target=self._ask, args=(self._asked,), name="probe", daemon=True).start()
+                except RuntimeError:  # no thread to be had now
+                    self._asked.set_result(None)
             return self._asked, self._asked_at_s + WITHIN_S
 
     def answer(self) -> T | None:

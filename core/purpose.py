@@ -36,7 +36,7 @@ _purpose: ContextVar[Purpose] = ContextVar("purpose", default=BACKGROUND)
 _label: ContextVar[str] = ContextVar("label", default="")
 
 
-_host = socket.gethostname().partition(".")[0][:30]
+_host = socket.gethostname().partition(".")[0][-30:]  # the end tells pods apart
 
 
 _serves = False

@@ -33,10 +33,15 @@ _CLEAN_TAG = re.compile(
 )
 # Several statements in one text show only the last one's tag; U&"" can spell any name.
 _SUSPICIOUS = re.compile(r"""set_config|advisory|temp|dblink|pg_settings|u&"|;\s*\S""", re.IGNORECASE)
-_SET_LOCAL = re.compile(r"\s*SET\s+LOCAL\b", re.IGNORECASE)
-# Texts in quotes of either kind, and one that was cut off.
-_LITERAL = re.compile(r"'(?:[^']|'')*(?:'|$)|\$(\w*)\$.*?(?:\$\1\$|$)", re.DOTALL)
-_NUMBER = re.compile(r"(?<![\w$.:])-?\d[\d.]*")
+_SET_LOCAL = re.compile(r"\s*SET\s+(LOCAL|TRANSACTION)\b", re.IGNORECASE)
+_PROCEDURE = re.compile(r"\s*(CALL|DO)\b", re.IGNORECASE)
+# In this order: comments, names in quotes (which stay), texts of every kind, also cut off ones.
+_VALUES = re.compile(
+    r"""--[^\n]*|/\*.*?(?:\*/|$)|(?P<name>"(?:[^"]|"")*")|\b[eE]'(?:[^'\\]|\\.|'')*(?:'|$)"""
+    r"""|'(?:[^']|'')*(?:'|$)|\$(\w*)\$.*?(?:\$\2\$|$)|(?<![\w$%])\.?\d[\w.]*""",
+    re.DOTALL,
+)
+_SETTING = re.compile(r"\s*(SET|RESET)\s+(?:(SESSION|LOCAL)\s+)?([\w.]+).*", re.IGNORECASE | re.DOTALL)
 _STATES = {
     extensions.TRANSACTION_STATUS_IDLE: "idle",
     extensions.TRANSACTION_STATUS_ACTIVE: "running",
@@ -110,6 +115,11 @@ class Session(extensions.connection):
                     cursor.execute("ROLLBACK")
             elif not is_changed:
                 self.rollback()
+                if self.get_transaction_status() != extensions.TRANSACTION_STATUS_IDLE:
+                    # BEGIN as text, and autocommit toggled: psycopg2 knows of no transaction, and ends none.
+                    raise psycopg2.OperationalError(
+                        "It was left in a transaction that psycopg2 does not know of."
+                    )
         if is_changed:
             self._report(self.changed_by or "BEGIN", "it was reset")
             self.reset()
@@ -168,7 +178,7 @@ class Session(extensions.connection):
         words = purpose.label() or "Somebody", without_values(statement)[:80]
         if words not in _reported and len(_reported) < _REPORTED_MAX:
             _reported.add(words)
-            log.warning("%s left its session changed by: %s …; %s", *words, outcome)
+            log.warning("%s left its session changed by: %s; %s", *words, outcome)
 
 
 class SessionCursor(extensions.cursor):
@@ -191,8 +201,10 @@ class SessionCursor(extensions.cursor):
         self.connection.last_statement = query
         try:
             super().executemany(query, variables)
-        finally:
+        except psycopg2.Error:
             self._note(query, has_failed=True)
+            raise
+        self._note(query)
 
     def copy_expert(self, query: Any, *arguments: Any, **options: Any) -> None:  # type: ignore[override]
         """Copy, and look at what it was: psycopg2 runs any statement here."""
@@ -212,7 +224,9 @@ class SessionCursor(extensions.cursor):
         if _looks_suspicious(text):
             self.connection.changed_by = text
         elif has_failed:
-            return  # what failed changed nothing, and the status is that of an earlier statement
+            # What failed changed nothing, and the status is that of an earlier statement; but a procedure may commit.
+            if _PROCEDURE.match(text):
+                self.connection.changed_by = text
         elif self.name:
             if self.withhold:
                 self.connection.changed_by = "a cursor WITH HOLD"  # its name is new each time
@@ -236,12 +250,14 @@ def has_hung_up(wire: socket.socket, *, within_s: float) -> bool:
 def _text(query: Any, context: Session | SessionCursor) -> str:
     if isinstance(query, bytes):
         return query.decode(errors="replace")
-    return query if isinstance(query, str) else str(query.as_string(context))
+    compose = getattr(query, "as_string", None)
+    return str(compose(context) if compose else query)
 
 
 def without_values(statement: str) -> str:
-    """Return a statement on one line, no value in it: texts and numbers are left out."""
-    return _NUMBER.sub("…", _LITERAL.sub("'…'", " ".join(statement.split())))[:200]
+    """Return a statement on one line, no value in it: texts, numbers and comments are left out."""
+    bare = _VALUES.sub(lambda found: found["name"] or "…", statement)
+    return " ".join(_SETTING.sub(r"\1 \3 …", bare).split())[:200]
 
 
 def application_name(purpose: str) -> str:

@@ -71,14 +71,6 @@ class ReadablePool(Pool):
         """Return what is known of a borrowed connection, by SQLAlchemy's proxy of it."""
         return self._leases.get(proxy._connection_record)
 
-    def cancel(self, lease_number: int) -> str | None:
-        """Cancel the statement that runs on a lease; return who held it, None where it ended before."""
-        for lease in self.leases():
-            if lease.number == lease_number:
-                lease.link.session.cancel()
-                return str(lease)
-        return None
-
     def waiters(self) -> list[Waiter[Link]]:
         """List who waits, by purpose and then in turn."""
         return self._turns.waiters()

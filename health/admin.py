@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
+from django.db import Error
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
@@ -60,7 +61,7 @@ class PoolConnectionAdmin(admin.ModelAdmin):
         process, lease = request.POST.get("process", ""), request.POST.get("lease", "")
         try:
             held = _cancel(process, int(lease), by=str(request.user))
-        except (OSError, RuntimeError, ValueError):
+        except (OSError, RuntimeError, ValueError, Error):
             held = None
         if held is None:
             self.message_user(request, "That connection was given back meanwhile.", level="warning")
@@ -75,7 +76,7 @@ class PoolConnectionAdmin(admin.ModelAdmin):
 
 def _cancel(process: str, lease: int, *, by: str) -> str | None:
     if process == process_name():
-        return db.pool.cancel(lease)
+        return db.cancel(lease)
     if process not in control.processes():  # a name from a form never becomes a path
         return None
     held: str | None = control.ask(process, "cancel", lease=lease, by=by)

@@ -30,7 +30,7 @@ def _status(_asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cancel(asked: dict[str, Any]) -> str | None:
-    held = db.pool.cancel(int(asked["lease"]))
+    held = db.cancel(int(asked["lease"]))
     if held is not None:
         log.warning("%s cancelled the statement of %s", asked.get("by", "Somebody"), held)
     return held

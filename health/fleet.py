@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from django.conf import settings
 
 from core import control, db, sql
-from core.probe import Probe
+from core.probe import WITHIN_S, Probe
 from core.purpose import process_name
 
 SQL = sql.load("health")
@@ -51,7 +51,7 @@ class Fleet(NamedTuple):
 
 def measure() -> Fleet:
     """Look at the server: who is connected, and how many may be."""
-    with db.begin() as conn:
+    with db.within(WITHIN_S), db.begin() as conn:
         return Fleet(*conn.execute(SQL["fleet"], {"process": process_name()}).one())
 
 

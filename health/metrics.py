@@ -24,6 +24,7 @@ from tickets.tokens import token_hash
 SCOPE = "metrics:read"
 PERMISSION = "health.view_poolconnection"
 REMEMBERED_S = 5.0  # how long a token is not looked up again: revoking takes effect within 5 s
+KNEW_S = 3600.0  # for how long it is enough to have been known while the database can't be asked
 ASK_WITHIN_S = 0.5
 
 _BOUNDS = [*(str(bound) for bound in BOUNDS_S), "+Inf"]
@@ -84,7 +85,7 @@ def _authorize(request: HttpRequest) -> None:
                 else StaffSession(PERMISSION).authenticate(request, None)
             )
     except OperationalError:
-        if credential not in _known:
+        if time.monotonic() - _known.get(credential, float("-inf")) > KNEW_S:
             raise
         return
     except QrsiteError:
@@ -92,6 +93,8 @@ def _authorize(request: HttpRequest) -> None:
         raise
     if caller is None:
         raise Unauthorized(f"Send a service token with the scope {SCOPE}: Authorization: Bearer <token>.")
+    for old in [known for known, at_s in _known.items() if time.monotonic() - at_s > KNEW_S]:
+        _known.pop(old, None)
     _known[credential] = time.monotonic()
 
 
