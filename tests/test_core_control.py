@@ -87,3 +87,11 @@ def test_a_deep_folder_has_its_sockets_where_the_kernel_can_reach_them(settings,
     place.rmdir()
 
     assert (answer, place.parent.name) == ([1], "tmp")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a folder away")
+def test_nobody_is_asked_in_a_folder_that_is_somebody_elses(listening):
+    os.chown(control.folder(), 65534, 65534)
+
+    with pytest.raises(PermissionError):
+        control.processes()

@@ -27,6 +27,7 @@ from sqlalchemy.exc import ResourceClosedError
 
 from core import db
 from core.purpose import WEB, entering, process_name
+from core.session import without_values
 from tests.factories import make_event
 from tickets.models import Event
 
@@ -300,3 +301,59 @@ def test_a_statement_that_failed_and_a_local_setting_are_no_change(caplog):
 
     assert session.resets == 0
     assert [record for record in caplog.records if record.name == "core.session"] == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_transaction_that_psycopg2_knows_nothing_of_reaches_nobody():
+    connection.close()
+    db.engine.dispose()
+    proxy = db.engine.raw_connection()
+    session = proxy.driver_connection
+    session.autocommit = True
+    with session.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("CREATE TABLE left_behind ()")
+    session.autocommit = False
+    proxy.close()
+
+    with db.begin() as conn:
+        assert conn.exec_driver_sql("SELECT to_regclass('left_behind')").scalar_one() is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_many_executions_change_is_noticed_too():
+    connection.close()
+    db.engine.dispose()
+    with connection.cursor() as cursor:
+        cursor.executemany("SET statement_timeout = %s", [[7000], [8000]])
+    connection.close()
+
+    with db.begin() as conn:
+        assert conn.exec_driver_sql("SHOW statement_timeout").scalar_one() == "0"
+
+
+@pytest.mark.parametrize(
+    ("statement", "shown"),
+    [
+        ("-- don't\nSELECT 'SECRET', 'x'", "… SELECT …, …"),
+        (r"SELECT E'it\'s SECRET', 1", "SELECT …, …"),
+        ("SELECT \"it's\", 'SECRET'", 'SELECT "it\'s", …'),
+        ("/* SECRET */ SELECT $tag$SECRET$tag$", "… SELECT …"),
+        ("SET my.token = SECRET", "SET my.token …"),
+        ("SELECT 0xDEADBEEF, 1_000, .5, %s, a1 FROM t2 LIMIT 21", "SELECT …, …, …, %s, a1 FROM t2 LIMIT …"),
+        ("SELECT 'cut of", "SELECT …"),
+    ],
+)
+def test_a_statement_is_shown_without_its_values(statement, shown):
+    assert without_values(statement) == shown
+
+
+@pytest.mark.django_db(transaction=True)
+def test_deadlines_of_one_connection_nest():
+    with db.within(5), db.within(5):
+        assert connection.is_usable()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_statement_is_cancelled_by_the_number_of_its_lease():
+    assert db.cancel(10**9) is None
