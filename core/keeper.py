@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.2
 LONG_HELD_S = 60.0
+MAKE_ROOM_S = 1.0
 _REPORTED_MAX = 500
 
 
@@ -54,6 +55,20 @@ class Keeper:
         """Count a server process that takes its time to go until it has gone; takes no lock."""
         self.leaving.append(wire)
         self.call()
+
+    def _see_off(self) -> None:
+        for wire in list(self.leaving):
+            if has_hung_up(wire, within_s=0):
+                with suppress(ValueError):  # another thread was faster
+                    self.leaving.remove(wire)
+                    wire.close()
+
+    def make_room(self) -> None:
+        """Wait a moment for those that leave, where one more would be one too many."""
+        deadline_s = time.monotonic() + MAKE_ROOM_S
+        while self._pool.is_over() and time.monotonic() < deadline_s:
+            time.sleep(0.005)
+            self._see_off()
 
     @contextmanager
     def hanging_up_after(self, timeout_s: float, link: Link) -> Iterator[None]:
@@ -118,10 +133,7 @@ class Keeper:
                 )
             elif now_s - lease.since_s > LONG_HELD_S and lease.purpose is not BACKGROUND:
                 self._report(lease, f"has been held for over {LONG_HELD_S:g} s")
-        for wire in list(self.leaving):
-            if has_hung_up(wire, within_s=0):
-                wire.close()
-                self.leaving.remove(wire)
+        self._see_off()
         while self.leaked:
             lease = self.leaked.popleft()
             self._report(lease, f"{lease.leak}; it is back in the pool")

@@ -52,9 +52,8 @@ class Lease:
     def clean(self) -> None:
         """Make the session as good as new; close it where nobody gave it back, or where it can't be cleaned."""
         record = self.link.record
-        if record.needs_gc:  # the collector found it, maybe under a lock: not a word to the server
+        if record.needs_gc:  # the collector found it, maybe under a lock: nothing is asked of the server
             self.leak = self.leak or "was forgotten"
-            self.link.session.cut()
             record.invalidate()
             return
         try:

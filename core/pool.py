@@ -116,8 +116,9 @@ class FairPool(ReadablePool):
 
     def _is_hopeless(self) -> bool:
         """Tell whether there is nothing to wait for: nobody works, nothing is idle, and somebody tries or just tried."""
-        is_tried = self.outage.is_pending or self._connecting > 0
-        return self.outage.is_on and is_tried and not self._idle and not self._leases
+        if self._idle or not self.outage.is_on or not (self.outage.is_pending or self._connecting):
+            return False
+        return all(lease.link.is_hung_up() for lease in self.leases())
 
     def _take_slot(self, wanted: Purpose) -> Link | None:
         """Use a slot; return the idle connection in it, one that served this purpose before others."""
@@ -202,6 +203,7 @@ class FairPool(ReadablePool):
         link.close()
         if self._is_hopeless():
             raise self.outage.refusal()
+        self.keeper.make_room()
         return self._connect(wanted)
 
     def _connect(self, wanted: Purpose) -> Link:

@@ -339,6 +339,25 @@ def test_one_failing_connect_takes_nothing_from_those_whom_others_can_serve(make
         assert [waiter.exception(5) for waiter in waiters] == [None, None]
 
 
+def test_who_holds_a_connection_that_is_dead_makes_nobody_wait_for_it_in_an_outage(make, driver, monkeypatch):
+    monkeypatch.setattr(outage, "PAUSE_S", (5.0, 5.0))
+    fair = make(1, 2)
+    held = [take(fair) for _ in range(2)]
+    for dead in driver.open:
+        dead.servers.close()
+    driver.error = psycopg2.OperationalError("connection refused")
+
+    with pytest.raises(psycopg2.OperationalError, match="connection refused"):
+        in_thread(lambda: take(fair))
+    for _ in range(5):
+        with pytest.raises(outage.DatabaseAway, match="connection refused"):
+            in_thread(lambda: take(fair))
+
+    assert (driver.attempts - driver.made, fair.meter.refusals) == (1, 5)
+    for proxy in held:
+        proxy.close()
+
+
 def test_connects_that_fail_together_count_as_one():
     away = outage.Outage(15)
 
