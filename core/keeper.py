@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.2
 LONG_HELD_S = 60.0
-MAKE_ROOM_S = 1.0
 _REPORTED_MAX = 500
 
 
@@ -39,8 +38,7 @@ class Keeper:
         )  # the garbage collector may return a connection, and call, while it is held
         self._is_called = False
         self._is_awake = False
-        self._asked: dict[object, tuple[Link, float]] = {}
-        self._cutting = threading.Lock()  # a cut ends before its connection can be lent on
+        self._asked: dict[Link, float] = {}
         self._reported: set[Stack] = set()
         self.leaked: deque[Lease] = deque()  # what came back without being given back
         self.leaving: deque[socket.socket] = deque()  # closed here, and the server's process is still there
@@ -56,20 +54,6 @@ class Keeper:
         self.leaving.append(wire)
         self.call()
 
-    def _see_off(self) -> None:
-        for wire in list(self.leaving):
-            if has_hung_up(wire, within_s=0):
-                with suppress(ValueError):  # another thread was faster
-                    self.leaving.remove(wire)
-                    wire.close()
-
-    def make_room(self) -> None:
-        """Wait a moment for those that leave, where one more would be one too many."""
-        deadline_s = time.monotonic() + MAKE_ROOM_S
-        while self._pool.is_over() and time.monotonic() < deadline_s:
-            time.sleep(0.005)
-            self._see_off()
-
     @contextmanager
     def hanging_up_after(self, timeout_s: float, link: Link) -> Iterator[None]:
         """Cut the connection if this block takes longer, by up to a tick; the block has failed then, however it ended.
@@ -80,17 +64,13 @@ class Keeper:
         Raises:
             psycopg2.OperationalError: it took longer.
         """
-        token = object()
-        self._asked[token] = link, time.monotonic() + timeout_s
+        self._asked[link] = time.monotonic() + timeout_s
         self.call()
         is_cut = False
         try:
             yield
         finally:
-            with self._cutting:
-                is_cut = self._asked.pop(token, None) is None
-            if is_cut:
-                link.session.close()
+            is_cut = self._asked.pop(link, None) is None  # if not yet, it is being cut at this moment
         if is_cut:
             raise psycopg2.OperationalError(f"The server did not answer within {timeout_s:g} s.")
 
@@ -109,11 +89,7 @@ class Keeper:
         while is_needed:
             time.sleep(TICK_S)
             self._is_called = False
-            try:
-                has_more = self._look()
-            except Exception:
-                log.exception("The pool's keeper goes on")
-                has_more = True
+            has_more = self._look()
             with self._lock:
                 # Who calls from now on finds nobody awake, and starts another thread.
                 is_needed = self._is_awake = has_more or self._is_called
@@ -121,19 +97,18 @@ class Keeper:
     def _look(self) -> bool:
         """Do what is due; tell whether there will be more."""
         pool, now_s = self._pool, time.monotonic()
-        for token, (link, deadline_s) in self._asked.copy().items():
-            if now_s > deadline_s:
-                with self._cutting:
-                    if self._asked.pop(token, None) is not None:
-                        link.session.cut()
+        for link, deadline_s in self._asked.copy().items():
+            if now_s > deadline_s and self._asked.pop(link, None) is not None:
+                link.session.cut()
         for lease in pool.leases():
             if not lease.thread.is_alive() and lease.thread is not threading.main_thread():
-                lease.reclaim(
-                    "was held by a thread that ended", is_current=lambda lease: lease in pool.leases()
-                )
+                lease.reclaim("was held by a thread that ended")
             elif now_s - lease.since_s > LONG_HELD_S and lease.purpose is not BACKGROUND:
                 self._report(lease, f"has been held for over {LONG_HELD_S:g} s")
-        self._see_off()
+        for wire in list(self.leaving):
+            if has_hung_up(wire, within_s=0):
+                wire.close()
+                self.leaving.remove(wire)
         while self.leaked:
             lease = self.leaked.popleft()
             self._report(lease, f"{lease.leak}; it is back in the pool")

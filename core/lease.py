@@ -5,12 +5,10 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import count, takewhile
 from types import CodeType, FrameType
 from typing import Any
-
-import psycopg2
 
 from core import purpose
 from core.link import Link
@@ -49,23 +47,10 @@ class Lease:
         self.is_dirty = False
         self.leak = ""  # how it came back without being given back
 
-    def clean(self) -> None:
-        """Make the session as good as new; close it where nobody gave it back, or where it can't be cleaned."""
-        record = self.link.record
-        if record.needs_gc:  # the collector found it, maybe under a lock: nothing is asked of the server
-            self.leak = self.leak or "was forgotten"
-            record.invalidate()
-            return
-        try:
-            self.is_dirty = self.link.clean()
-        except psycopg2.Error as error:
-            record.invalidate(error)
-
-    def reclaim(self, why: str, *, is_current: Callable[[Lease], bool]) -> None:
+    def reclaim(self, why: str) -> None:
         """Take the connection from a holder that will not give it back: close it, so that its slot is free."""
         reference = self.link.record.fairy_ref
-        # Asked with the proxy in hand: the record may have been lent on meanwhile.
-        if reference is not None and (proxy := reference()) is not None and is_current(self):
+        if reference is not None and (proxy := reference()) is not None:
             self.leak = why
             self.link.session.cut()
             proxy.invalidate()

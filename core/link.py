@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import psycopg2
 from sqlalchemy.pool.base import _ConnectionRecord
 
 from core.outage import JITTER
@@ -81,16 +80,6 @@ class Link:
         return (
             idle_since_s > now_s - TRUSTED_S and idle_since_s > suspect_until_s and not self._poller.poll(0)
         )
-
-    def is_hung_up(self) -> bool:
-        """Tell whether the server has gone, without a round trip, also while somebody uses the connection."""
-        poller = select.poll()
-        try:
-            # POLLIN would tell of answers, too. Where POLLRDHUP is not known (macOS), only a reset tells.
-            poller.register(self.session.fileno(), getattr(select, "POLLRDHUP", 0))
-        except (psycopg2.Error, OSError, ValueError):  # closed
-            return True
-        return bool(poller.poll(0))
 
     def introduce(self, wanted: Purpose) -> None:
         """Tell the server whom it serves now, one round trip.

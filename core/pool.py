@@ -116,9 +116,8 @@ class FairPool(ReadablePool):
 
     def _is_hopeless(self) -> bool:
         """Tell whether there is nothing to wait for: nobody works, nothing is idle, and somebody tries or just tried."""
-        if self._idle or not self.outage.is_on or not (self.outage.is_pending or self._connecting):
-            return False
-        return all(lease.link.is_hung_up() for lease in self.leases())
+        is_tried = self.outage.is_pending or self._connecting > 0
+        return self.outage.is_on and is_tried and not self._idle and not self._leases
 
     def _take_slot(self, wanted: Purpose) -> Link | None:
         """Use a slot; return the idle connection in it, one that served this purpose before others."""
@@ -203,7 +202,6 @@ class FairPool(ReadablePool):
         link.close()
         if self._is_hopeless():
             raise self.outage.refusal()
-        self.keeper.make_room()
         return self._connect(wanted)
 
     def _connect(self, wanted: Purpose) -> Link:
@@ -230,7 +228,12 @@ class FairPool(ReadablePool):
         """Make the session as good as new (SQLAlchemy's reset event)."""
         lease = self._leases.get(record)
         if lease is not None and self._pid == os.getpid():
-            lease.clean()
+            if record.needs_gc and not lease.leak:
+                lease.leak = "was forgotten"
+            try:
+                lease.is_dirty = lease.link.clean()
+            except psycopg2.Error as error:  # broken, or beyond cleaning
+                record.invalidate(error)
 
     def _do_return_conn(self, record: Any) -> None:
         # Taken before a fork: the parent's. Python frees what other threads held before any at-fork hook runs.
@@ -260,14 +263,11 @@ class FairPool(ReadablePool):
         while self._returned and self._lock.acquire(blocking=False):
             try:
                 while self._returned:
-                    lease, is_sound, at_s = self._returned[
-                        0
-                    ]  # taken out when it is booked: Ctrl-C loses nothing
+                    lease, is_sound, at_s = self._returned.popleft()
                     self._turns.give_back(lease.purpose)
                     self.meter.returned(lease, at_s, is_sound=is_sound)
                     if is_sound:
                         self._idle.append(lease.link)
-                    self._returned.popleft()
                 if self._turns.waiting:
                     self._serve_waiters()
             finally:

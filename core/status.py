@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy.pool import Pool
 from sqlalchemy.pool.base import _ConnectionRecord
 
-from core.keeper import Keeper
 from core.lease import Lease, longest
 from core.link import Link
 from core.meter import Meter
@@ -32,8 +31,6 @@ class ReadablePool(Pool):
     _leases: dict[_ConnectionRecord, Lease]
     _turns: Turns[Link]
     sound_at_s: float
-    _closing: int
-    keeper: Keeper
     outage: Outage
     meter: Meter
 
@@ -60,10 +57,6 @@ class ReadablePool(Pool):
     def overflow(self) -> int:
         """Count connections above pool_size."""
         return max(self.checkedin() + self.checkedout() - self._size, 0)
-
-    def is_over(self) -> bool:
-        """Tell whether a connection that is made now would be one too many at the server: one that closed is leaving yet."""
-        return self._turns.used + self._closing + len(self.keeper.leaving) > self.cap()
 
     def is_lively(self) -> bool:
         """Tell whether all are in use and some came back sound lately: who waits in vain then finds it busy, not broken."""

@@ -56,8 +56,8 @@ class Turns(Generic[T]):
         self.waiting = 0
 
     def share(self, *, in_force: bool) -> None:
-        """Put the guarantees into force: together about half of the cap, so that a pool of one serves everybody."""
-        left = self._guaranteed_sum = min((self._cap + 1) // 2, self._cap - 1) if in_force else 0
+        """Put the guarantees into force: together at most half of the cap, so that a pool of one serves everybody."""
+        left = self._guaranteed_sum = self._cap // 2 if in_force else 0
         for item in PURPOSES:
             self._guaranteed[item.rank] = min(item.guaranteed, left)
             left -= self._guaranteed[item.rank]

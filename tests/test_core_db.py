@@ -349,11 +349,5 @@ def test_a_statement_is_shown_without_its_values(statement, shown):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_deadlines_of_one_connection_nest():
-    with db.within(5), db.within(5):
-        assert connection.is_usable()
-
-
-@pytest.mark.django_db(transaction=True)
 def test_a_statement_is_cancelled_by_the_number_of_its_lease():
     assert db.cancel(10**9) is None

@@ -160,7 +160,7 @@ def test_a_pool_of_any_size_serves_every_purpose(make, cap):
     for item in PURPOSES:
         take(fair, item).close()
 
-    assert sum(fair._turns._guaranteed) <= (cap + 1) // 2
+    assert sum(fair._turns._guaranteed) <= cap // 2
 
 
 def test_connections_above_the_size_linger_instead_of_being_opened_again(make, driver):
@@ -322,7 +322,7 @@ def test_a_connection_that_the_garbage_collector_finds_comes_back_even_to_a_thre
         gc.collect()
     fair._settle()
 
-    assert (fair.checkedin(), fair.checkedout()) == (0, 0)
+    assert (fair.checkedin(), fair.checkedout()) == (1, 0)
 
 
 def test_one_failing_connect_takes_nothing_from_those_whom_others_can_serve(make, driver):
@@ -337,25 +337,6 @@ def test_one_failing_connect_takes_nothing_from_those_whom_others_can_serve(make
         for proxy in held:
             proxy.close()
         assert [waiter.exception(5) for waiter in waiters] == [None, None]
-
-
-def test_who_holds_a_connection_that_is_dead_makes_nobody_wait_for_it_in_an_outage(make, driver, monkeypatch):
-    monkeypatch.setattr(outage, "PAUSE_S", (5.0, 5.0))
-    fair = make(1, 2)
-    held = [take(fair) for _ in range(2)]
-    for dead in driver.open:
-        dead.servers.close()
-    driver.error = psycopg2.OperationalError("connection refused")
-
-    with pytest.raises(psycopg2.OperationalError, match="connection refused"):
-        in_thread(lambda: take(fair))
-    for _ in range(5):
-        with pytest.raises(outage.DatabaseAway, match="connection refused"):
-            in_thread(lambda: take(fair))
-
-    assert (driver.attempts - driver.made, fair.meter.refusals) == (1, 5)
-    for proxy in held:
-        proxy.close()
 
 
 def test_connects_that_fail_together_count_as_one():

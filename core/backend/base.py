@@ -57,7 +57,6 @@ class _Loan:
     def __init__(self, wrapper: DatabaseWrapper, proxy: PoolProxiedConnection) -> None:
         self.wrapper = weakref.ref(wrapper)
         self.proxy = proxy
-        self.pid = os.getpid()
         self.cursors: weakref.WeakSet[psycopg2.extensions.cursor] = weakref.WeakSet()
 
     def give_back(self) -> None:
@@ -82,10 +81,6 @@ class _Loan:
         return all(cursor.closed for cursor in self.cursors)
 
     def __del__(self) -> None:
-        if (
-            self.pid != os.getpid()
-        ):  # the parent's: Python frees what other threads held before any at-fork hook
-            return
         wrapper = self.wrapper()
         if self.proxy.is_valid:
             if wrapper is not None:
@@ -191,8 +186,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def give_back_if_idle(self) -> None:
         """Give back what nobody is reading from, between two chunks of a stream, say."""
         loan = self._loan()
-        is_changed = self.connection is not None and getattr(self.connection, "changed_by", None)
-        if loan is not None and not self.in_atomic_block and not is_changed and loan.is_idle():
+        if loan is not None and not self.in_atomic_block and loan.is_idle():
             self.close()
 
     def abandon(self) -> None:
