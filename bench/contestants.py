@@ -14,17 +14,10 @@ from typing import Any
 from bench.contestant import CAP, OVERFLOW, SIZE, Contestant, ThroughDjango, named
 
 
-class Qrsite(Contestant):
-    """Ours: `core.db.engine` with the events, purposes and metrics that the site has."""
+class ThroughSqlAlchemy(Contestant):
+    """How an engine of SQLAlchemy does it."""
 
-    name = "qrsite"
-
-    def __init__(self, timeout_s: float) -> None:
-        super().__init__(timeout_s)
-        import_module("django").setup()
-        self._db = import_module("core.db")
-        self._purpose = import_module("core.purpose")
-        self._engine = self._db.engine
+    _engine: Any
 
     def once(self) -> None:
         self._engine.raw_connection().close()
@@ -37,6 +30,19 @@ class Qrsite(Contestant):
 
     def dispose(self) -> None:
         self._engine.dispose()
+
+
+class Qrsite(ThroughSqlAlchemy):
+    """Ours: `core.db.engine` with the events, purposes and metrics that the site has."""
+
+    name = "qrsite"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(timeout_s)
+        import_module("django").setup()
+        self._db = import_module("core.db")
+        self._purpose = import_module("core.purpose")
+        self._engine = self._db.engine
 
     def entering(self, kind: str) -> AbstractContextManager[None]:
         context: AbstractContextManager[None] = self._purpose.entering(
@@ -81,7 +87,7 @@ class QrsiteMixed(Qrsite):
             self._django.ask(taken)
 
 
-class QueuePool(Contestant):
+class QueuePool(ThroughSqlAlchemy):
     """SQLAlchemy's own pool, as create_engine() makes it."""
 
     name = "QueuePool"
@@ -97,18 +103,6 @@ class QueuePool(Contestant):
             max_overflow=OVERFLOW,
             pool_timeout=timeout_s,
         )
-
-    def once(self) -> None:
-        self._engine.raw_connection().close()
-
-    def take(self) -> Any:
-        return self._engine.connect()
-
-    def ask(self, taken: Any) -> None:
-        taken.exec_driver_sql("SELECT 1")
-
-    def dispose(self) -> None:
-        self._engine.dispose()
 
     def start_afresh(self) -> None:
         self._engine.dispose(close=False)

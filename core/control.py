@@ -118,7 +118,7 @@ def processes() -> list[str]:
     listening: list[str] = []
     if not folder().is_dir():
         return listening
-    if folder().stat().st_uid not in {os.geteuid(), 0} or os.geteuid() == 0 != folder().stat().st_uid:
+    if folder().stat().st_uid != os.geteuid():
         raise PermissionError(f"{folder()} belongs to another user")
     for path in sorted(folder().glob("*.sock")):
         with socket.socket(socket.AF_UNIX) as probe:

@@ -29,10 +29,10 @@ from core.postgres import PostgresError
 from core.purpose import HEALTH, entering
 from core.session import Session, SessionCursor, application_name
 
-CANCEL_WITHIN_S = 1.0
-
 if TYPE_CHECKING:
     from core.backend.base import DatabaseWrapper
+
+CANCEL_WITHIN_S = 1.0
 
 
 class PoolStats(NamedTuple):

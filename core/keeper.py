@@ -33,9 +33,8 @@ class Keeper:
 
     def __init__(self, pool: FairPool) -> None:
         self._pool = pool
-        self._lock = (
-            threading.RLock()
-        )  # the garbage collector may return a connection, and call, while it is held
+        # Reentrant: the garbage collector may return a connection, and call, while it is held.
+        self._lock = threading.RLock()
         self._is_called = False
         self._is_awake = False
         self._asked: dict[Link, float] = {}

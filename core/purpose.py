@@ -35,10 +35,7 @@ PURPOSES = (SCAN, HEALTH, WEB, ADMIN, BACKGROUND)
 _purpose: ContextVar[Purpose] = ContextVar("purpose", default=BACKGROUND)
 _label: ContextVar[str] = ContextVar("label", default="")
 
-
 _host = socket.gethostname().partition(".")[0][-30:]  # the end tells pods apart
-
-
 _serves = False
 
 
