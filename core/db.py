@@ -24,7 +24,7 @@ from sqlalchemy import ExceptionContext, PoolProxiedConnection, event
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from core import purpose
-from core.pool import FairPool
+from core.pool import FairPool, connect_within_s
 from core.postgres import PostgresError
 from core.purpose import HEALTH, entering
 from core.session import Session, SessionCursor, application_name
@@ -90,13 +90,12 @@ def connect_outside(**parameters: Any) -> Session:
 
 def _connect_for_pool() -> Session:
     """Open a connection for the purpose at hand, within its deadline."""
-    wanted = purpose.current()
     # What Django's settings name at this moment: in a test, the test database.
     parameters = orm().get_connection_params()
-    if wanted.timeout_s is not None:
-        # libpq counts whole seconds.
-        parameters["connect_timeout"] = min(parameters.get("connect_timeout", 5), math.ceil(wanted.timeout_s))
-    return connect(**{"application_name": application_name(wanted.name), **parameters})
+    # libpq counts whole seconds, and 0 would be for ever.
+    within_s = max(math.ceil(connect_within_s.get()), 1)
+    parameters["connect_timeout"] = min(parameters.get("connect_timeout", 5), within_s)
+    return connect(**{"application_name": application_name(purpose.current().name), **parameters})
 
 
 engine = sqlalchemy.create_engine(

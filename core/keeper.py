@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.2
 LONG_HELD_S = 60.0
+LEAVES_WITHIN_S = 2.0
 _REPORTED_MAX = 500
 
 
@@ -37,10 +38,11 @@ class Keeper:
         self._lock = threading.RLock()
         self._is_called = False
         self._is_awake = False
-        self._asked: dict[Link, float] = {}
+        self._asked: dict[object, tuple[Link, float]] = {}
+        self._cutting = threading.Lock()  # a cut ends before its connection can be lent on
         self._reported: set[Stack] = set()
-        self.leaked: deque[Lease] = deque()  # what came back without being given back
-        self.leaving: deque[socket.socket] = deque()  # closed here, and the server's process is still there
+        self._leaked: deque[Lease] = deque()
+        self.leaving: deque[tuple[socket.socket | None, float]] = deque()  # until when they count at most
 
     def call(self) -> None:
         """Make sure that somebody looks soon. Cheap: this is called at every checkout."""
@@ -48,9 +50,18 @@ class Keeper:
         if not self._is_awake:
             self._wake()
 
-    def see_off(self, wire: socket.socket) -> None:
-        """Count a server process that takes its time to go until it has gone; takes no lock."""
-        self.leaving.append(wire)
+    def take(self, lease: Lease) -> None:
+        """Tell of what was leaked, and close what was forgotten, soon: Python frees that at any line of any thread."""
+        self._leaked.append(lease)
+        self.call()
+
+    def see_off(self, wire: socket.socket | None) -> None:
+        """Count a server process that takes its time to go until it has gone, but 2 s at most; takes no lock.
+
+        One that is frozen, or behind a wire that is cut, may stay for minutes, and the gate can't wait for that. None:
+        its end can't be seen.
+        """
+        self.leaving.append((wire, time.monotonic() + LEAVES_WITHIN_S))
         self.call()
 
     @contextmanager
@@ -63,13 +74,17 @@ class Keeper:
         Raises:
             psycopg2.OperationalError: it took longer.
         """
-        self._asked[link] = time.monotonic() + timeout_s
+        token = object()
+        self._asked[token] = link, time.monotonic() + timeout_s
         self.call()
         is_cut = False
         try:
             yield
         finally:
-            is_cut = self._asked.pop(link, None) is None  # if not yet, it is being cut at this moment
+            with self._cutting:
+                is_cut = self._asked.pop(token, None) is None
+            if is_cut:
+                link.session.close()
         if is_cut:
             raise psycopg2.OperationalError(f"The server did not answer within {timeout_s:g} s.")
 
@@ -88,7 +103,11 @@ class Keeper:
         while is_needed:
             time.sleep(TICK_S)
             self._is_called = False
-            has_more = self._look()
+            try:
+                has_more = self._look()
+            except Exception:
+                log.exception("What the pool's keeper tried failed; it goes on")
+                has_more = True
             with self._lock:
                 # Who calls from now on finds nobody awake, and starts another thread.
                 is_needed = self._is_awake = has_more or self._is_called
@@ -96,23 +115,29 @@ class Keeper:
     def _look(self) -> bool:
         """Do what is due; tell whether there will be more."""
         pool, now_s = self._pool, time.monotonic()
-        for link, deadline_s in self._asked.copy().items():
-            if now_s > deadline_s and self._asked.pop(link, None) is not None:
-                link.session.cut()
+        for token, (link, deadline_s) in self._asked.copy().items():
+            if now_s > deadline_s:
+                with self._cutting:
+                    if self._asked.pop(token, None) is not None:
+                        link.session.cut()
         for lease in pool.leases():
             if not lease.thread.is_alive() and lease.thread is not threading.main_thread():
                 lease.reclaim("was held by a thread that ended")
             elif now_s - lease.since_s > LONG_HELD_S and lease.purpose is not BACKGROUND:
                 self._report(lease, f"has been held for over {LONG_HELD_S:g} s")
-        for wire in list(self.leaving):
-            if has_hung_up(wire, within_s=0):
-                wire.close()
-                self.leaving.remove(wire)
-        while self.leaked:
-            lease = self.leaked.popleft()
-            self._report(lease, f"{lease.leak}; it is back in the pool")
+        while self._leaked:
+            lease = self._leaked.popleft()
+            if lease.is_forgotten:
+                pool.take_back(lease)
+            self._report(lease, f"{lease.leak}; its slot is free again")
+        for leaving in list(self.leaving):
+            wire, until_s = leaving
+            if now_s > until_s or (wire is not None and has_hung_up(wire, within_s=0)):
+                self.leaving.remove(leaving)
+                if wire is not None:
+                    wire.close()
         pool.discard()
-        return bool(self._asked or pool.checkedout() or pool.overflow() or self.leaked or self.leaving)
+        return bool(self._asked or pool.checkedout() or pool.overflow() or self._leaked or self.leaving)
 
     def _report(self, lease: Lease, what: str) -> None:
         """Say it once a place."""

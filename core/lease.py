@@ -15,7 +15,7 @@ from core.link import Link
 from core.purpose import Purpose
 
 Stack = tuple[tuple[CodeType, int], ...]
-_HIDDEN = ("sqlalchemy/", "/core/pool.py", "/core/lease.py")
+_HIDDEN = ("sqlalchemy/", "/core/pool.py", "/core/slots.py", "/core/lease.py")
 
 
 class Lease:
@@ -24,6 +24,7 @@ class Lease:
     __slots__ = (
         "asked_s",
         "is_dirty",
+        "is_forgotten",
         "label",
         "leak",
         "link",
@@ -44,7 +45,7 @@ class Lease:
         self.asked_s = asked_s
         self.since_s = time.monotonic()
         self.stack = stack()
-        self.is_dirty = False
+        self.is_dirty = self.is_forgotten = False
         self.leak = ""  # how it came back without being given back
 
     def reclaim(self, why: str) -> None:
@@ -52,7 +53,6 @@ class Lease:
         reference = self.link.record.fairy_ref
         if reference is not None and (proxy := reference()) is not None:
             self.leak = why
-            self.link.session.cut()
             proxy.invalidate()
 
     def snapshot(self, now_s: float) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def longest(leases: Iterable[Lease], shown: int = 3) -> list[str]:
 
 def stack(depth: int = 16) -> Stack:
     """Return the callers, the nearest first; cheap enough for every checkout (a line number is not: see formatted)."""
-    frame: FrameType | None = sys._getframe(3)
+    frame: FrameType | None = sys._getframe(4)
     calls: list[tuple[CodeType, int]] = []
     while frame is not None and len(calls) < depth:
         calls.append((frame.f_code, frame.f_lasti))

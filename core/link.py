@@ -31,6 +31,7 @@ class PooledConnection(Protocol):
     def cancel(self) -> None: ...
     def get_backend_pid(self) -> int: ...
     def cut(self) -> None: ...
+    def hang_up(self) -> None: ...
     def close(self) -> None: ...
     def describe(self) -> dict[str, Any]: ...
 
@@ -42,6 +43,7 @@ class Link:
         "_born_for",
         "_expires_at_s",
         "_poller",
+        "born_s",
         "idle_since_s",
         "purpose",
         "record",
@@ -49,10 +51,13 @@ class Link:
         "target",
     )
 
-    def __init__(self, record: _ConnectionRecord, serves: Purpose, *, target: Any, recycle_s: float) -> None:
+    def __init__(
+        self, record: _ConnectionRecord, serves: Purpose, *, born_s: float, target: Any, recycle_s: float
+    ) -> None:
         session: Any = record.dbapi_connection
         self.record = record
         self.session: PooledConnection = session
+        self.born_s = born_s  # before it connected
         self.target = target
         self.purpose = self._born_for = serves
         self.idle_since_s = time.monotonic()
@@ -60,12 +65,17 @@ class Link:
         lifetime_s = recycle_s * (1 - random.uniform(0, JITTER)) if recycle_s >= 0 else float("inf")
         self._expires_at_s = self.idle_since_s + lifetime_s
         self._poller = select.poll()  # select.select() stops at descriptor 1023
-        self._poller.register(session.fileno(), select.POLLIN)
+        self._poller.register(session.fileno(), select.POLLIN | select.POLLRDHUP)
 
-    def is_current(self, *, valid_from_time: float) -> bool:
-        """Tell whether nobody closed it and nobody disowned all that are as old (dispose)."""
+    def is_open(self) -> bool:
+        """Tell whether nobody closed it."""
         held: Any = self.record.dbapi_connection
-        return held is self.session and not held.closed and self.record.starttime >= valid_from_time
+        return held is self.session and not held.closed
+
+    def is_hung_up(self) -> bool:
+        """Tell whether the server closed it; whoever uses it can only fail."""
+        gone = select.POLLRDHUP | select.POLLHUP | select.POLLNVAL
+        return any(events & gone for _, events in self._poller.poll(0))
 
     def is_worth_keeping(self, target: Any, now_s: float) -> bool:
         """Tell whether it is young enough, and leads to where the settings say."""

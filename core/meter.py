@@ -67,7 +67,7 @@ class Meter:
         rank = lease.purpose.rank
         self.acquire[rank].observe(lease.since_s - lease.asked_s)
         self.usage[rank].observe(at_s - lease.since_s)
-        if not is_sound:
+        if not is_sound and not lease.leak:
             self.invalidations += 1
         if lease.is_dirty:
             self.dirty_returns += 1

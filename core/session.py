@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -56,14 +57,16 @@ class Session(extensions.connection):
     """A connection of the pool."""
 
     changed_by: str | None = None
+    is_cut = False
     resets = 0
     last_statement: Any = ""
-    see_off: Callable[[socket.socket], None] | None = None
+    see_off: Callable[[socket.socket | None], None] | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.owner_pid = os.getpid()  # a child that forks off must not speak on it
         self._own_types: dict[int, Any] = {}
+        self._hung_up: tuple[socket.socket, float] | None = None
 
     def cursor(self, *arguments: Any, **options: Any) -> Any:
         """Open a cursor; one of another kind can't be watched, so the session counts as changed."""
@@ -144,6 +147,7 @@ class Session(extensions.connection):
 
     def cut(self) -> None:
         """Hang up at once, from any thread: whoever waits for the server here gets an error."""
+        self.is_cut = True
         with suppress(psycopg2.Error, OSError), socket.socket(fileno=os.dup(self.fileno())) as wire:
             wire.shutdown(socket.SHUT_RDWR)
 
@@ -157,19 +161,34 @@ class Session(extensions.connection):
             "last_statement": without_values(_text(self.last_statement, self)),
         }
 
+    def hang_up(self) -> None:
+        """Close, without waiting for the server: close() does that, soon, for many at once."""
+        if self.owner_pid != os.getpid():
+            return
+        if self.is_cut:
+            self.is_cut = False
+            super().close()
+            if self.see_off is not None:
+                self.see_off(None)
+            return
+        with suppress(psycopg2.Error, OSError):  # broken: the server hung up, or is gone
+            self._hung_up = socket.socket(fileno=os.dup(self.fileno())), time.monotonic()
+        super().close()
+
     def close(self) -> None:
         """Close, and wait for the server to hang up: until its process is gone it counts against max_connections.
 
-        One that takes its time is left to `see_off`, where somebody set that.
+        One that takes its time is left to `see_off`, where somebody set that; and one that was cut, since no end of it
+        can be seen any more.
         """
-        if self.owner_pid != os.getpid():
+        self.hang_up()
+        if self._hung_up is None:
             return
-        try:
-            wire = socket.socket(fileno=os.dup(self.fileno()))
-        except (psycopg2.Error, OSError):  # broken: there is nobody to wait for
-            return super().close()
-        super().close()
-        if self.see_off is None or has_hung_up(wire, within_s=HANG_UP_TIMEOUT_S):
+        (wire, at_s), self._hung_up = self._hung_up, None
+        if (
+            has_hung_up(wire, within_s=max(at_s + HANG_UP_TIMEOUT_S - time.monotonic(), 0))
+            or not self.see_off
+        ):
             wire.close()
         else:
             self.see_off(wire)

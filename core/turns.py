@@ -56,8 +56,8 @@ class Turns(Generic[T]):
         self.waiting = 0
 
     def share(self, *, in_force: bool) -> None:
-        """Put the guarantees into force: together at most half of the cap, so that a pool of one serves everybody."""
-        left = self._guaranteed_sum = self._cap // 2 if in_force else 0
+        """Put the guarantees into force: together about half of the cap, so that a pool of one serves everybody."""
+        left = self._guaranteed_sum = min((self._cap + 1) // 2, self._cap - 1) if in_force else 0
         for item in PURPOSES:
             self._guaranteed[item.rank] = min(item.guaranteed, left)
             left -= self._guaranteed[item.rank]
@@ -76,9 +76,14 @@ class Turns(Generic[T]):
         self._in_use[owner.rank] -= 1
         self.used -= 1
 
-    def wait(self, waiter: Waiter[T]) -> None:
-        """Join the queue."""
-        self._queues[waiter.purpose.rank].append(waiter)
+    def wait(self, waiter: Waiter[T], *, first: bool = False) -> None:
+        """Join the queue, at its end or before everybody in it."""
+        queue = self._queues[waiter.purpose.rank]
+        if first:
+            waiter.number = -waiter.number
+            queue.appendleft(waiter)
+        else:
+            queue.append(waiter)
         self.waiting += 1
 
     def leave(self, waiter: Waiter[T]) -> None:

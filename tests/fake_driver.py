@@ -59,6 +59,9 @@ class Connection:
     def cut(self):
         self.ours.shutdown(socket.SHUT_RDWR)
 
+    def hang_up(self):
+        pass
+
     def close(self):
         self.closed = 1
         self.driver.open.discard(self)

@@ -78,7 +78,7 @@ def in_thread(work):
 def test_the_engine_is_made_of_the_settings():
     pool = db.engine.pool
 
-    assert (pool.size(), pool._max_overflow, pool.timeout(), pool._recycle) == (5, 10, 30, 1800)
+    assert (pool.size(), pool._max_overflow, pool.timeout(), pool._recycle_s) == (5, 10, 30, 1800)
     assert db.engine.dialect.driver == "psycopg2"
 
 
@@ -346,6 +346,12 @@ def test_what_many_executions_change_is_noticed_too():
 )
 def test_a_statement_is_shown_without_its_values(statement, shown):
     assert without_values(statement) == shown
+
+
+@pytest.mark.django_db(transaction=True)
+def test_deadlines_of_one_connection_nest():
+    with db.within(5), db.within(5):
+        assert connection.is_usable()
 
 
 @pytest.mark.django_db(transaction=True)

@@ -64,7 +64,7 @@ def test_a_connection_whose_thread_ended_comes_back_without_the_collector_and_th
     assert (driver.most, fair.meter.leaks) == (1, 1)
     [words] = said(caplog)
     assert words.startswith("A connection of test on careless for ")
-    assert "was held by a thread that ended; it is back in the pool" in words
+    assert "was held by a thread that ended; its slot is free again" in words
     assert "test_core_keeper.py" in words
 
 
@@ -86,11 +86,11 @@ def test_a_forgotten_connection_is_counted_and_told_once_a_place(make, caplog):
 
     for _ in range(3):
         take(fair)
-    until(lambda: not fair.keeper.leaked)
+    until(lambda: not fair.keeper._leaked)
 
     assert fair.meter.leaks == 3
     until(lambda: any("was forgotten" in words for words in said(caplog)))
-    assert len([words for words in said(caplog) if " was forgotten; it is back in the pool" in words]) == 1
+    assert len([words for words in said(caplog) if " was forgotten; its slot is free again" in words]) == 1
 
 
 def test_who_holds_a_connection_for_long_is_named_while_it_does(make, caplog, monkeypatch):
@@ -126,3 +126,47 @@ def test_nobody_is_awake_where_nothing_is_open_to_look_after(make):
     take(fair).close()
 
     assert fair.keeper._is_awake
+
+
+def test_what_goes_wrong_once_does_not_end_the_keeper(make, driver, monkeypatch, caplog):
+    fair = make(1, 0)
+    looks = []
+
+    def look():
+        looks.append(1)
+        if len(looks) == 1:
+            raise MemoryError
+        return False
+
+    monkeypatch.setattr(fair.keeper, "_look", look)
+    take(fair).close()
+    until(lambda: not fair.keeper._is_awake)
+
+    assert len(looks) >= 2
+    assert "What the pool's keeper tried failed; it goes on" in caplog.messages
+
+
+def test_a_server_process_that_never_goes_stops_counting_after_a_while(make, monkeypatch):
+    monkeypatch.setattr(keeper, "LEAVES_WITHIN_S", 0.05)
+    fair = make(1, 0)
+    ours, servers = socket.socketpair()
+
+    fair.keeper.see_off(ours)
+    fair.keeper.see_off(None)
+    until(lambda: not fair.keeper.leaving)
+
+    assert (ours.fileno(), servers.fileno() > 0) == (-1, True)
+    servers.close()
+
+
+def test_a_thread_that_holds_one_connection_waits_for_those_that_are_leaving(make, driver):
+    fair = make(2, 0)
+    held = take(fair)
+    ours, servers = socket.socketpair()
+    fair.keeper.see_off(ours)
+    servers.close()
+
+    take(fair).close()
+
+    assert driver.made == 2
+    held.close()

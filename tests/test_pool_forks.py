@@ -84,6 +84,32 @@ def test_p30_a_fork_leaves_the_transactions_of_other_threads_alone():
     assert events_named("before") == 1
 
 
+def test_p30_a_fork_leaves_the_server_side_cursors_of_other_threads_alone():
+    is_open, go = threading.Event(), threading.Event()
+
+    def work():
+        with transaction.atomic(), connection.chunked_cursor() as cursor:
+            cursor.execute("SELECT generate_series(1, 1000)")
+            first = cursor.fetchone()
+            is_open.set()
+            go.wait(10)
+            rest = len(cursor.fetchall())
+        connection.close()
+        return first[0], rest
+
+    with ThreadPoolExecutor(1) as executor:
+        working = executor.submit(work)
+        is_open.wait(10)
+        child = os.fork()
+        if child == 0:
+            gc.collect()
+            os._exit(0)
+        os.waitpid(child, 0)
+        go.set()
+
+        assert working.result(10) == (1, 999)
+
+
 def _write_and_fail(event_id):
     """In a child: change an event in a transaction of the child's own, and roll it back."""
     with suppress(ZeroDivisionError), db.begin() as conn:

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
@@ -10,13 +11,14 @@ import psycopg2
 import pytest
 from django.db import OperationalError, connection, connections, transaction
 
-from core import db, link, outage, probe
+from core import db, keeper, link, outage, probe
 from core.errors import PoolExhausted
 from core.lease import NestedCheckout
 from core.outage import DatabaseAway
 from core.pool import FairPool
 from core.postgres import DATABASE, USER, EmbeddedPostgres
 from core.purpose import BACKGROUND, SCAN, WEB, entering, process_name
+from core.session import HANG_UP_TIMEOUT_S
 from tests.factories import make_event
 from tests.fake_driver import until
 from tests.test_core_db import (
@@ -333,6 +335,33 @@ def test_m07_a_probe_inside_a_transaction_hangs_up_too(own):
         with frozen(orm_pid(), at_most_s=2), pytest.raises(OperationalError):
             db.ping(within_s=0.2)
         transaction.set_rollback(True)
+
+
+def test_m03_a_connection_that_was_cut_counts_for_a_while_since_its_end_can_not_be_seen(monkeypatch):
+    monkeypatch.setattr(keeper, "LEAVES_WITHIN_S", 0.3)
+    connection.close()
+    db.engine.dispose()
+    until(lambda: not db.pool.keeper.leaving)
+
+    with pytest.raises(OperationalError), db.within(0):
+        until(lambda: not db.pool.keeper._asked)
+    connection.close()
+    counted = len(db.pool.keeper.leaving)
+    until(lambda: not db.pool.keeper.leaving)
+
+    assert counted == 1
+
+
+def test_m07_idle_connections_to_frozen_processes_are_hung_up_on_together(own):
+    pids = idle(CAP)
+    start_s = time.monotonic()
+
+    with frozen(*pids):
+        db.pool.dispose()
+        took_s = time.monotonic() - start_s
+
+    assert took_s < CAP * HANG_UP_TIMEOUT_S / 2
+    until(lambda: not db.pool.keeper.leaving)
 
 
 def test_m08_an_exhausted_pool_is_djangos_operational_error(monkeypatch):

@@ -57,6 +57,7 @@ class _Loan:
     def __init__(self, wrapper: DatabaseWrapper, proxy: PoolProxiedConnection) -> None:
         self.wrapper = weakref.ref(wrapper)
         self.proxy = proxy
+        self.pid = os.getpid()
         self.cursors: weakref.WeakSet[psycopg2.extensions.cursor] = weakref.WeakSet()
 
     def give_back(self) -> None:
@@ -81,6 +82,10 @@ class _Loan:
         return all(cursor.closed for cursor in self.cursors)
 
     def __del__(self) -> None:
+        if (
+            self.pid != os.getpid()
+        ):  # the parent's: Python frees what other threads held before any at-fork hook
+            return
         wrapper = self.wrapper()
         if self.proxy.is_valid:
             if wrapper is not None:
@@ -186,7 +191,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def give_back_if_idle(self) -> None:
         """Give back what nobody is reading from, between two chunks of a stream, say."""
         loan = self._loan()
-        if loan is not None and not self.in_atomic_block and loan.is_idle():
+        is_changed = getattr(self.connection, "changed_by", None) is not None
+        if loan is not None and not self.in_atomic_block and not is_changed and loan.is_idle():
             self.close()
 
     def abandon(self) -> None:
@@ -197,6 +203,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         if self.in_atomic_block:
             if loan := self._loan():
                 loan.note_leak("was left in a transaction")
+                loan.proxy.invalidate()  # which ends it
             self._close()
             del connections[self.alias]  # its savepoints and hooks are for nobody
 
