@@ -21,8 +21,13 @@ from core.environment import socket_url
 from core.postgres import DATABASE, USER, EmbeddedPostgres
 
 GONE_WITHIN_S = 30
+Owner = tuple[str, int]  # first word of the application_name, process
 # `name:<pid>`, and `qrsite:<host>-<pid>:<purpose>`
 _PID = re.compile(r"[:-](\d+)(?=:|$)")
+_SESSION = re.compile(
+    r"^\S+ \[(\d+)\] LOG:  (?:connection authorized: .*application_name=(.+)|disconnection: .*)$",
+    re.MULTILINE,
+)
 _AUTHORIZED = re.compile(r"^(\d+\.\d+) .*connection authorized: .*application_name=(.+)$", re.MULTILINE)
 
 
@@ -45,7 +50,12 @@ class Server:
         self._thaw()  # what a killed bench left
         self._postgres.ensure_running()
         with self.asking() as cursor:
-            for setting in ("log_connections = on", "log_line_prefix = '%n '", "max_connections = 600"):
+            for setting in (
+                "log_connections = on",
+                "log_disconnections = on",
+                "log_line_prefix = '%n [%p] '",
+                "max_connections = 600",
+            ):
                 cursor.execute(f"ALTER SYSTEM SET {setting}")
         self.stop()
         self._postgres.ensure_running()
@@ -117,14 +127,31 @@ class Server:
 
     def connects(self, position: int, pid: int) -> list[float]:
         """Return when a process connected, as the server logged it since a position."""
-        with self._log().open("rb") as log:
-            log.seek(position)
-            text = log.read().decode(errors="replace")
-        return [float(at_s) for at_s, name in _AUTHORIZED.findall(text) if pid_of(name) == pid]
+        found = _AUTHORIZED.findall(self._logged(position))
+        return [float(at_s) for at_s, name in found if pid_of(name) == pid]
+
+    def most_at_once(self, position: int) -> Counter[Owner]:
+        """Count the most sessions that each process had, from their beginnings and ends in the log since a position."""
+        most: Counter[Owner] = Counter()
+        now: Counter[Owner] = Counter()
+        owners: dict[str, Owner] = {}
+        for backend, name in _SESSION.findall(self._logged(position)):
+            if name and (owner := owner_of(name)):
+                owners[backend] = owner
+                now[owner] += 1
+                most[owner] = max(most[owner], now[owner])
+            elif not name and backend in owners:
+                now[owners.pop(backend)] -= 1
+        return most
 
     def _connect(self) -> Any:
         where = {"host": str(self._postgres.socket_dir), "user": USER, "dbname": DATABASE}
         return psycopg2.connect(make_dsn(application_name="bench", **where))
+
+    def _logged(self, position: int) -> str:
+        with self._log().open("rb") as log:
+            log.seek(position)
+            return log.read().decode(errors="replace")
 
     def _log(self) -> Path:
         return self._postgres.home / "log"
@@ -149,18 +176,16 @@ def pid_of(application_name: str) -> int | None:
     return int(found[-1]) if found else None
 
 
-def by_process(cursor: Any) -> tuple[Counter[tuple[str, int]], dict[int, str]]:
-    """Count the server's connections by (first word of the name, process), and name each backend's."""
+def owner_of(application_name: str) -> Owner | None:
+    """Return whose connection it is."""
+    process = pid_of(application_name)
+    return None if process is None else (application_name.partition(":")[0], process)
+
+
+def backends(cursor: Any) -> dict[int, Owner]:
+    """Return the server's processes and whose they are, as they were one after the other while this was read."""
     cursor.execute(
         "SELECT pid, application_name FROM pg_stat_activity WHERE backend_type = 'client backend'"
         " AND application_name <> 'bench'"
     )
-    counts: Counter[tuple[str, int]] = Counter()
-    backends = {}
-    for backend, name in cursor.fetchall():
-        process = pid_of(name)
-        if process is not None:
-            word = name.partition(":")[0]
-            counts[word, process] += 1
-            backends[backend] = word
-    return counts, backends
+    return {backend: owner for backend, name in cursor.fetchall() if (owner := owner_of(name))}
