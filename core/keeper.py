@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 import time
@@ -39,7 +40,7 @@ class Keeper:
         self._is_called = False
         self._is_awake = False
         self._asked: dict[object, tuple[Link, float]] = {}
-        self._cutting = threading.Lock()  # a cut ends before its connection can be lent on
+        self._cutting = threading.RLock()  # a cut ends before its connection can be lent on
         self._reported: set[Stack] = set()
         self._leaked: deque[Lease] = deque()
         self.leaving: deque[tuple[socket.socket | None, float]] = deque()  # until when they count at most
@@ -74,15 +75,16 @@ class Keeper:
         Raises:
             psycopg2.OperationalError: it took longer.
         """
-        token = object()
+        token, pid = object(), os.getpid()
         self._asked[token] = link, time.monotonic() + timeout_s
         self.call()
         is_cut = False
         try:
             yield
         finally:
-            with self._cutting:
-                is_cut = self._asked.pop(token, None) is None
+            if pid == os.getpid():  # in a forked child the lock may be held by nobody
+                with self._cutting:
+                    is_cut = self._asked.pop(token, None) is None
             if is_cut:
                 link.session.close()
         if is_cut:

@@ -53,6 +53,7 @@ class Lease:
         reference = self.link.record.fairy_ref
         if reference is not None and (proxy := reference()) is not None:
             self.leak = why
+            self.link.session.cut()  # another thread may be waiting for the server on it, and closing would wait, too
             proxy.invalidate()
 
     def snapshot(self, now_s: float) -> dict[str, Any]:

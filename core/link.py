@@ -70,12 +70,12 @@ class Link:
     def is_open(self) -> bool:
         """Tell whether nobody closed it."""
         held: Any = self.record.dbapi_connection
-        return held is self.session and not held.closed
+        return held is self.session and not held.closed and not self.record._is_hard_or_soft_invalidated()
 
     def is_hung_up(self) -> bool:
         """Tell whether the server closed it; whoever uses it can only fail."""
         gone = select.POLLRDHUP | select.POLLHUP | select.POLLNVAL
-        return any(events & gone for _, events in self._poller.poll(0))
+        return not self.is_open() or any(events & gone for _, events in self._poller.poll(0))
 
     def is_worth_keeping(self, target: Any, now_s: float) -> bool:
         """Tell whether it is young enough, and leads to where the settings say."""

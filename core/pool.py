@@ -2,7 +2,7 @@
 
 Built on SQLAlchemy's Pool: it keeps the records, events and proxies. Used beyond its
 documented surface, and held by tests: `_do_get`, `_do_return_conn`, `_create_connection`, `_invalidate`, and of its
-records `fairy_ref` and `needs_gc`. It never finds `recycle` or its `_invalidate_time` set: its records would close and
+records `fairy_ref`, `needs_gc` and `_is_hard_or_soft_invalidated`. It never finds `recycle` or its `_invalidate_time` set: its records would close and
 connect by themselves in a slot whose last connection may still be leaving the server.
 
 Who gets a slot, and when: core/slots. Here: what is in it, from connect to close.
@@ -35,7 +35,9 @@ from core.turns import Turns
 
 LINGER_S = 60.0  # how long a connection above pool_size stays open unused: 5 + 10 without it opened 163 for 12 threads
 INTRODUCE_TIMEOUT_S = 0.4
-connect_within_s: ContextVar[float] = ContextVar("connect_within_s")  # what its deadline leaves to a connect
+connect_within_s: ContextVar[float] = ContextVar(
+    "connect_within_s", default=5.0
+)  # what its deadline leaves to a connect
 
 
 class FairPool(SlottedPool):
@@ -89,6 +91,10 @@ class FairPool(SlottedPool):
         deadline_s = asked_s + (wanted.timeout_s or self._timeout)
         link = self._slot(wanted, deadline_s)
         while (record := self._lend(link, wanted, asked_s, deadline_s)) is None:
+            if time.monotonic() > deadline_s:
+                with self._changing():
+                    self._turns.give_back(wanted)
+                raise self._too_late(wanted)
             link = self._slot(wanted, deadline_s, again=True)
         return record
 
@@ -120,11 +126,14 @@ class FairPool(SlottedPool):
             return False
         if link.purpose is wanted and link.is_trusted(now_s, suspect_until_s=self._suspect_until_s):
             return True
+        patience_s = min(INTRODUCE_TIMEOUT_S, deadline_s - now_s)
         try:
-            with self.keeper.hanging_up_after(min(INTRODUCE_TIMEOUT_S, deadline_s - now_s), link):
+            with self.keeper.hanging_up_after(patience_s, link):
                 link.introduce(wanted)
-        except psycopg2.Error:  # what broke this one broke the others that were idle, too
-            self.discard(everything=True, broken=1)
+        except (
+            psycopg2.Error
+        ):  # what broke this one broke the others that were idle, too; a short deadline broke nothing
+            self.discard(everything=patience_s == INTRODUCE_TIMEOUT_S, broken=1)
             return False
         self.sound_at_s = now_s
         return True

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -66,6 +67,7 @@ class Session(extensions.connection):
         super().__init__(*arguments, **options)
         self.owner_pid = os.getpid()  # a child that forks off must not speak on it
         self._own_types: dict[int, Any] = {}
+        self._ending = threading.RLock()
         self._hung_up: tuple[socket.socket, float] | None = None
 
     def cursor(self, *arguments: Any, **options: Any) -> Any:
@@ -147,9 +149,12 @@ class Session(extensions.connection):
 
     def cut(self) -> None:
         """Hang up at once, from any thread: whoever waits for the server here gets an error."""
-        self.is_cut = True
-        with suppress(psycopg2.Error, OSError), socket.socket(fileno=os.dup(self.fileno())) as wire:
-            wire.shutdown(socket.SHUT_RDWR)
+        # Not while another thread closes it: its descriptor's number may be somebody else's.
+        with self._ending, suppress(psycopg2.Error, OSError):
+            wire = socket.socket(fileno=os.dup(self.fileno()))
+            self.is_cut = True
+            with wire:
+                wire.shutdown(socket.SHUT_RDWR)
 
     def describe(self) -> dict[str, Any]:
         """Return the server's process, what it does, and the last statement without the values in it; no I/O."""
@@ -165,15 +170,14 @@ class Session(extensions.connection):
         """Close, without waiting for the server: close() does that, soon, for many at once."""
         if self.owner_pid != os.getpid():
             return
-        if self.is_cut:
-            self.is_cut = False
+        with self._ending:
+            was_cut, self.is_cut = self.is_cut, False
+            if not was_cut:
+                with suppress(psycopg2.Error, OSError):  # broken: the server hung up, or is gone
+                    self._hung_up = socket.socket(fileno=os.dup(self.fileno())), time.monotonic()
             super().close()
-            if self.see_off is not None:
-                self.see_off(None)
-            return
-        with suppress(psycopg2.Error, OSError):  # broken: the server hung up, or is gone
-            self._hung_up = socket.socket(fileno=os.dup(self.fileno())), time.monotonic()
-        super().close()
+        if was_cut and self.see_off is not None:
+            self.see_off(None)
 
     def close(self) -> None:
         """Close, and wait for the server to hang up: until its process is gone it counts against max_connections.
@@ -255,15 +259,17 @@ class SessionCursor(extensions.cursor):
 
 def has_hung_up(wire: socket.socket, *, within_s: float) -> bool:
     """Tell whether the other side closed a connection that we closed; 0 looks without waiting."""
-    wire.settimeout(within_s)
+    deadline_s = time.monotonic() + within_s
     try:
-        while wire.recv(4096):
-            pass
+        for _ in range(100):  # it may be sending without an end
+            wire.settimeout(max(deadline_s - time.monotonic(), 0))
+            if not wire.recv(65536):
+                return True
     except (TimeoutError, BlockingIOError):
         return False
     except OSError:
-        pass
-    return True
+        return True
+    return False
 
 
 def _text(query: Any, context: Session | SessionCursor) -> str:

@@ -37,6 +37,7 @@ class SlottedPool(ReadablePool):
         counts until the server is rid of it, and after an outage a few connect at a time.
         """
         link = waiter = None
+        self._settle()
         with self._lock:
             if again:
                 self._turns.give_back(wanted)
@@ -96,12 +97,13 @@ class SlottedPool(ReadablePool):
             self._turns.send_all_away(self.outage.refusal)
 
     def _wait(self, waiter: Waiter[Link], deadline_s: float) -> Link | None:
+        self.keeper.call()
         held = [lease for lease in self.leases() if lease.thread is threading.current_thread()]
         patience_s = deadline_s - time.monotonic()
         if held:
-            patience_s = (
-                LEAVES_WITHIN_S if self.keeper.leaving else 0
-            )  # for those, and for nobody who may wait for us
+            # For those, and for nobody who may wait for us.
+            is_brief = self.keeper.leaving or self._closing or self._connecting
+            patience_s = min(LEAVES_WITHIN_S, patience_s) if is_brief else 0
         try:
             waiter.ready.acquire(timeout=max(patience_s, 0))
         except BaseException:  # Ctrl-C
@@ -120,10 +122,15 @@ class SlottedPool(ReadablePool):
             raise waiter.error
         if waiter.is_served:
             return waiter.thing
+        if held and self.outage.is_on:
+            raise self.outage.refusal()
         if held:
             raise NestedCheckout(held[0])
-        allowed_s = waiter.purpose.timeout_s or self._timeout
-        raise PoolTimeout(f"None came free for {waiter.purpose} within {allowed_s:g} s. {self.status()}")
+        raise self._too_late(waiter.purpose)
+
+    def _too_late(self, wanted: Purpose) -> PoolTimeout:
+        allowed_s = wanted.timeout_s or self._timeout
+        return PoolTimeout(f"None came free for {wanted} within {allowed_s:g} s. {self.status()}")
 
     def _put_back(self, owner: Purpose, link: Link | None) -> None:
         """Undo a slot that nobody will use. The lock is held."""

@@ -18,6 +18,7 @@ from core import purpose
 from core.purpose import PURPOSES, Purpose
 
 T = TypeVar("T")
+BEFORE_ALL = 2**62
 
 
 class Waiter(Generic[T]):
@@ -80,8 +81,8 @@ class Turns(Generic[T]):
         """Join the queue, at its end or before everybody in it."""
         queue = self._queues[waiter.purpose.rank]
         if first:
-            waiter.number = -waiter.number
-            queue.appendleft(waiter)
+            waiter.number -= BEFORE_ALL
+            queue.insert(sum(other.number < 0 for other in queue), waiter)
         else:
             queue.append(waiter)
         self.waiting += 1

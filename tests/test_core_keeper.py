@@ -170,3 +170,22 @@ def test_a_thread_that_holds_one_connection_waits_for_those_that_are_leaving(mak
 
     assert driver.made == 2
     held.close()
+
+
+def test_a_generator_that_is_collected_while_the_keeper_cuts_stops_nobody(make):
+    fair = make(1, 0)
+    held = take(fair)
+    [lent] = fair.leases()
+
+    def block():
+        with fair.keeper.hanging_up_after(5, lent.link):
+            yield
+
+    forgotten = block()
+    next(forgotten)
+    with fair.keeper._cutting:
+        del forgotten
+        gc.collect()
+
+    assert not fair.keeper._asked
+    held.close()

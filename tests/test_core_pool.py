@@ -1,6 +1,7 @@
 """The pool by itself, on connections that cost nothing; on a real server: test_pool_*.py."""
 
 import gc
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -394,10 +395,12 @@ def test_who_found_a_dead_connection_comes_before_those_who_wait(make, driver):
     take(fair, WEB).close()
     [dead] = driver.open
     introduced, go = threading.Event(), threading.Event()
+    ours, servers = socket.socketpair()
 
     def introduce(_purpose):
         introduced.set()
         assert go.wait(10)
+        fair.keeper.see_off(ours)  # so that who found it has to wait, too
         raise psycopg2.OperationalError("gone")
 
     dead.introduce = introduce
@@ -412,6 +415,8 @@ def test_who_found_a_dead_connection_comes_before_those_who_wait(make, driver):
         assert introduced.wait(10)
         waiter = queue_up(fair, executor, SCAN, lambda: served.append("who waited"))
         go.set()
+        until(lambda: waiting(fair) == 2)
+        servers.close()
         assert [finder.result(10), waiter.result(10)] == [None, None]
 
     assert served == ["who found it", "who waited"]
@@ -425,6 +430,49 @@ def test_sqlalchemy_never_connects_by_itself_in_a_slot_whose_last_connection_may
     record.starttime -= 10_000
 
     assert (record.get_connection() in driver.open, driver.made) == (True, 1)
+
+
+def test_a_connection_that_was_invalidated_softly_is_replaced_by_the_pool(make, driver):
+    fair = make(1, 0)
+    proxy = take(fair)
+    proxy.invalidate(soft=True)
+    proxy.close()
+
+    again = take(fair)
+    [held] = fair.leases()
+
+    assert (held.link.session, driver.made, driver.most) == (again.driver_connection, 2, 1)
+    again.close()
+
+
+def test_a_caller_whose_deadline_is_near_closes_nothing_but_the_connection_that_it_could_not_ask(
+    make, driver, monkeypatch
+):
+    monkeypatch.setattr(SCAN, "timeout_s", 0.01)
+    fair = make(3, 0)
+    for proxy in [take(fair) for _ in range(3)]:
+        proxy.close()
+    for slow in driver.open:
+        monkeypatch.setattr(slow, "introduce", lambda purpose: until(lambda: not fair.keeper._asked))
+    before = set(driver.open)
+
+    with suppress(PoolTimeout):
+        take(fair, SCAN).close()
+
+    assert len(before & driver.open) == 2
+
+
+def test_a_thread_that_holds_one_connection_waits_for_no_longer_than_its_deadline(make, driver):
+    fair = make(1, 0, timeout=0.05)
+    held = take(fair)
+    fair.keeper.see_off(None)
+    start_s = time.monotonic()
+
+    with pytest.raises(lease.NestedCheckout):
+        take(fair, BACKGROUND)
+
+    assert time.monotonic() - start_s < 1
+    held.close()
 
 
 def test_what_is_being_closed_counts_until_it_is(make, driver, monkeypatch):
