@@ -547,14 +547,17 @@ class PoolMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.driver = Driver()
-        self.fair = pool.FairPool(self.driver.connect, 2, 2, 0.001)
+        self.fair = pool.FairPool(self.driver.connect, 2, 2, 5)
         self.fair.reserve_shares()
         self.out = []
         self.timeouts_s = [item.timeout_s for item in PURPOSES]
         for item in PURPOSES:
             item.timeout_s = None  # the pool's own
+        # What is drawn next must not depend on how fast this machine is.
+        self.pause_s, outage.PAUSE_S = outage.PAUSE_S, (1e-9, 1e-9)
 
     def teardown(self):
+        outage.PAUSE_S = self.pause_s
         for item, timeout_s in zip(PURPOSES, self.timeouts_s, strict=True):
             item.timeout_s = timeout_s
         for proxy in self.out:
