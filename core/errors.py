@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -46,22 +45,30 @@ class NotFound(QrsiteError):
     status = 404
 
 
-def error_response(status: int, code: str, message: str, **details: Any) -> JsonResponse:
+def error_body(code: str, message: str, **details: Any) -> dict[str, Any]:
     """Return the one shape that errors have: `{"error": {"code", "message", …}}`."""
-    response = JsonResponse({"error": {"code": code, "message": message, **details}}, status=status)
+    return {"error": {"code": code, "message": message, **details}}
+
+
+def error_response(status: int, code: str, message: str, **details: Any) -> JsonResponse:
+    """Return an error as a response."""
+    response = JsonResponse(error_body(code, message, **details), status=status)
     if status == 503:
         response["Retry-After"] = str(RETRY_AFTER_S)
     return response
 
 
-def unexpected(error: BaseException | None) -> JsonResponse:
-    """Return what a client learns of an error that nobody anticipated; its stack is for the log."""
+OVERLOADED = 503, "overloaded", "Too many requests at once. Please try again."
+
+
+def unexpected(error: BaseException | None) -> tuple[int, str, str]:
+    """Return status, code and message of an error that nobody anticipated; its stack is for the log."""
     is_busy = getattr(getattr(error, "__cause__", None), "pgcode", None) in _BUSY_SQLSTATES
     if is_busy or isinstance(error, PoolExhausted):
-        return error_response(503, "overloaded", "Too many requests at once. Please try again.")
+        return OVERLOADED
     if isinstance(error, OperationalError | InterfaceError):
-        return error_response(503, "database_unavailable", "The database does not answer. Please try again.")
-    return error_response(500, "internal", "Something went wrong on our side. It has been logged.")
+        return 503, "database_unavailable", "The database does not answer. Please try again."
+    return 500, "internal", "Something went wrong on our side. It has been logged."
 
 
 class OncePerSecond(logging.Filter):
@@ -114,13 +121,12 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 def server_error(request: HttpRequest) -> HttpResponse:
     """Answer whatever a view or a middleware let through (Django's handler500, which has logged it)."""
     error = sys.exc_info()[1]
-    answer = unexpected(error)
-    if answer.status_code == 503:
+    status, code, words = unexpected(error)
+    if status == 503:
         log.warning("%s %s: %s", request.method, request.path, " ".join(str(error).split()))
     if is_for_api(request):
-        return answer
-    words = json.loads(answer.content)["error"]["message"]
-    page = HttpResponse(PAGE.format(words), status=answer.status_code)
-    if answer.status_code == 503:
+        return error_response(status, code, words)
+    page = HttpResponse(PAGE.format(words), status=status)
+    if status == 503:
         page["Retry-After"] = str(RETRY_AFTER_S)
     return page

@@ -86,7 +86,7 @@ def _not_found(request: HttpRequest, error: Http404) -> HttpResponse:
 
 @api.exception_handler(Exception)
 def _unexpected(request: HttpRequest, error: Exception) -> HttpResponse:
-    response = unexpected(error)
+    response = error_response(*unexpected(error))
     if response.status_code == 503:
         log.warning("%s %s: %s", request.method, request.path, " ".join(str(error).split()))
     else:

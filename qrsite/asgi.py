@@ -21,6 +21,7 @@ from django.http import HttpResponse, JsonResponse
 from core import control
 from core.errors import error_response
 from health.faults import ACTIONS
+from qrsite.scan_door import ScanDoor
 from qrsite.wsgi import application as django_application
 
 Message = dict[str, Any]
@@ -51,6 +52,7 @@ class FrontDoor:
         # Probes have threads of their own: they are asked for just when all others hang.
         self._probes: Any = WSGIMiddleware(cast("Any", django_application), workers=4, send_queue_size=0)
         self._watchers: Any = WSGIMiddleware(cast("Any", django_application), workers=4, send_queue_size=0)
+        self._scans = ScanDoor()
         self._inside = 0
         self._held_bytes = 0
 
@@ -68,7 +70,7 @@ class FrontDoor:
                 raise _Refused(503, "overloaded", "Too many requests at once. Please try again.")
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 is_whole = await self._read(receive, body)
-            if is_whole:
+            if is_whole and not await self._scans.answer(scope, body, send):
                 await self._threads_for(scope["path"])(_plain(scope, body), _whole(bytes(body)), send)
         except TimeoutError:
             await _answer(send, 408, "timeout", "The request took too long to arrive.")

@@ -20,6 +20,7 @@ BINDS = {
     "process": "none",
     "recorded_at": NOW,
     "issued_at": NOW,
+    "token_hashes": [b"x" * 32],
     "ticket_ids": [1, 2],
     "nonces": ["a", "b"],
     "gate_ids": [1, 1],
@@ -63,13 +64,16 @@ def plenty(db):
                  SELECT e, 'Event', 'e' || e, 'UTC', now(), now(), now() + interval '1 hour'
                    FROM generate_series(1, 1000) AS e;
             INSERT INTO gate (id, event_id, name) SELECT e, e, 'Gate' FROM generate_series(1, 1000) AS e;
+            INSERT INTO device (id, gate_id, name, token_hash, created_at)
+                 SELECT d, d % 1000 + 1, 'Scanner', sha256(CAST('t' || d AS bytea)), now()
+                   FROM generate_series(1, 3000) AS d;
             INSERT INTO ticket (event_id, id, holder, email, kind, reference, issued_at, inside)
                  SELECT n % 40 + 1, n, 'Ada', '', '', 'r' || n, now(), FALSE FROM generate_series(1, 8000) AS n;
             INSERT INTO ticket_scans (event_id, ticket_id, gate_id, device_id, nonce, direction, verdict, reason,
                                       scanned_at, recorded_at, offline)
                  SELECT event_id, id, event_id, 1, 'n' || id, 'entry', 'refused', 'void', now(), now(), FALSE
                    FROM ticket;
-            ANALYZE event, gate, ticket, ticket_scans
+            ANALYZE event, gate, device, ticket, ticket_scans
             """
         )
 

@@ -54,39 +54,47 @@ class Answer(NamedTuple):
     replayed: bool
 
 
+ReadCodes = dict[str, codes.TicketRef | str]  # by code: what it names, or the reason why it names nothing
+
+
 class _NonceTaken(Exception):
     """Another transaction answered one of our nonces while we judged."""
 
 
-def admit(*, event_id: int, window: EventWindow, scans: Sequence[Scan], now: datetime) -> list[Answer]:
+def admit(
+    *, event_id: int, window: EventWindow, scans: Sequence[Scan], now: datetime
+) -> list[Answer | NonceReused]:
     """Judge scans of one event in the order given, record them, and return an answer for each.
 
     One transaction: when this returns, every answer is on disk (in an open `atomic()`: will be, with it). A ticket is admitted once, whatever runs beside
     it: its row is locked, and a unique index has the last word. A nonce that was answered before gets the
-    stored verdict, also while the first is in flight: the second waits for its row, then replays it.
+    stored verdict, also while the first is in flight: the second waits for its row, then replays it. One that came
+    with another code or direction than before gets the error in place of an answer.
 
     Raises:
-        NonceReused: a nonce came with another code or direction than before. The others are recorded.
         django.db.OperationalError: the database did not answer. Nothing was recorded, or the client can't
             know: the same nonce again tells.
     """
+    read = {scan.code: _read(scan.code) for scan in scans}
     for _ in range(ATTEMPTS):
         try:
-            return _admit(event_id=event_id, window=window, scans=scans, now=now)
+            return _admit(event_id, window, scans, read, now)
         except _NonceTaken:
             continue
         except IntegrityError as error:
             # A ticket's row says "not admitted", and the log knows better. The log is right.
             if getattr(error.__cause__, "pgcode", None) != UNIQUE_VIOLATION:
                 raise
-            _restore_from_log(event_id, scans)
+            _restore_from_log(event_id, read)
         except OperationalError as error:
             if getattr(error.__cause__, "pgcode", None) not in RETRIED_SQLSTATES:
                 raise
     raise OperationalError("These scans kept colliding with others.")
 
 
-def _admit(*, event_id: int, window: EventWindow, scans: Sequence[Scan], now: datetime) -> list[Answer]:
+def _admit(
+    event_id: int, window: EventWindow, scans: Sequence[Scan], read: ReadCodes, now: datetime
+) -> list[Answer | NonceReused]:
     nonces = {scan.nonce for scan in scans}
     with db.begin() as conn:
         stored = queries.stored_verdicts(conn, event_id=event_id, nonces=nonces)
@@ -96,28 +104,35 @@ def _admit(*, event_id: int, window: EventWindow, scans: Sequence[Scan], now: da
             if scan.nonce not in seen:
                 fresh.setdefault(scan.nonce, scan)
         if fresh:
-            records, changed = _judge(conn, event_id, window, fresh.values(), now)
+            records, changed = _judge(conn, event_id, window, fresh.values(), read, now)
             if record_scans(conn, event_id=event_id, scans=records, recorded_at=now) < len(records):
                 raise _NonceTaken
             if changed:
                 queries.save_states(conn, event_id=event_id, tickets=changed)
             stored = queries.stored_verdicts(conn, event_id=event_id, nonces=nonces)
-    answers = []
+    answers: list[Answer | NonceReused] = []
     for scan in scans:
         verdict = stored[scan.nonce]
-        if scan.nonce in seen and not _is_same_attempt(scan, verdict):
-            raise NonceReused(f"The nonce {scan.nonce} was used for another scan: make a new one for each.")
-        answers.append(Answer(verdict, message(verdict, now=now, zone=window.zone), scan.nonce in seen))
+        if scan.nonce in seen and not _is_same_attempt(scan, read[scan.code], verdict):
+            answers.append(
+                NonceReused(f"The nonce {scan.nonce} was used for another scan: make a new one for each.")
+            )
+        else:
+            answers.append(Answer(verdict, message(verdict, now=now, zone=window.zone), scan.nonce in seen))
         seen.add(scan.nonce)
     return answers
 
 
 def _judge(
-    conn: Connection, event_id: int, window: EventWindow, scans: Collection[Scan], now: datetime
+    conn: Connection,
+    event_id: int,
+    window: EventWindow,
+    scans: Collection[Scan],
+    read: ReadCodes,
+    now: datetime,
 ) -> tuple[list[ScanRecord], list[TicketState]]:
     """Return the log rows of scans, and the tickets that they changed; those stay locked."""
-    read = {scan.code: _read(scan.code) for scan in scans}
-    refs = {ref for ref in read.values() if isinstance(ref, codes.TicketRef)}
+    refs = {ref for scan in scans if isinstance(ref := read[scan.code], codes.TicketRef)}
     ours = {ref.ticket_id for ref in refs if ref.event_id == event_id}
     tickets = queries.lock_tickets(conn, event_id=event_id, ticket_ids=ours) if ours else {}
     elsewhere = set(_tickets_elsewhere(conn, {ref for ref in refs if ref.event_id != event_id}))
@@ -169,18 +184,20 @@ def _pass_through(ticket: TicketState, scan: Scan, now: datetime) -> TicketState
     return ticket._replace(inside=True, admitted_at=now, admitted_gate_id=scan.gate_id)
 
 
-def _is_same_attempt(scan: Scan, verdict: queries.StoredVerdict) -> bool:
+def _is_same_attempt(scan: Scan, ref: codes.TicketRef | str, verdict: queries.StoredVerdict) -> bool:
     if verdict.ticket_id is None:
         is_same_code = verdict.code == scan.code[:CODE_KEPT_CHARS]
     else:
-        ref = _read(scan.code)
         is_same_code = isinstance(ref, codes.TicketRef) and ref.ticket_id == verdict.ticket_id
     return is_same_code and verdict.direction == scan.direction
 
 
-def _restore_from_log(event_id: int, scans: Sequence[Scan]) -> None:
-    refs = [_read(scan.code) for scan in scans]
-    ids = {ref.ticket_id for ref in refs if isinstance(ref, codes.TicketRef) and ref.event_id == event_id}
+def _restore_from_log(event_id: int, read: ReadCodes) -> None:
+    ids = {
+        ref.ticket_id
+        for ref in read.values()
+        if isinstance(ref, codes.TicketRef) and ref.event_id == event_id
+    }
     log.error(
         "Event %s: admissions of tickets are missing from their rows, restoring: %s", event_id, sorted(ids)
     )

@@ -15,7 +15,7 @@ from tickets import admission, issuing
 from tickets.auth import DeviceToken, ServiceScope, StaffSession
 from tickets.models import Event, Ticket
 from tickets.rules import EventWindow
-from tickets.schemas import ScanIn, ScanOut, TicketDetail, TicketsIn, TicketsOut
+from tickets.schemas import ScanIn, ScanOut, TicketDetail, TicketsIn, TicketsOut, scan_out
 
 router = Router(tags=["tickets"])
 may_read = [ServiceScope("tickets:read"), StaffSession("tickets.view_ticket")]
@@ -70,18 +70,9 @@ def scan(request: HttpRequest, body: ScanIn) -> dict[str, Any]:
     )
     window = EventWindow(event.doors_at, event.ends_at, event.zone)
     [answer] = admission.admit(event_id=event.id, window=window, scans=[attempt], now=now)
-    stored = answer.stored
-    return {
-        "verdict": stored.verdict,
-        "reason": stored.reason,
-        "message": answer.message,
-        "replayed": answer.replayed,
-        "ticket": stored.ticket_id
-        and {"id": str(stored.ticket_id), "holder": stored.holder, "kind": stored.kind},
-        "first_admitted_at": stored.admitted_at,
-        "first_gate": stored.gate,
-        "scan_id": stored.scan_id,
-    }
+    if isinstance(answer, admission.NonceReused):
+        raise answer
+    return scan_out(answer)
 
 
 def _find(ticket_id: int) -> Ticket:

@@ -30,6 +30,17 @@ class StoredVerdict(NamedTuple):
     gate: str | None
 
 
+class DeviceAtGate(NamedTuple):
+    """A device with the gate that it scans for, and when the gate's event admits."""
+
+    device_id: int
+    gate_id: int
+    event_id: int
+    doors_at: datetime
+    ends_at: datetime
+    time_zone: str
+
+
 class NewTicket(NamedTuple):
     """A ticket to issue."""
 
@@ -44,6 +55,12 @@ def stored_verdicts(conn: Connection, *, event_id: int, nonces: Iterable[str]) -
     """Return the verdicts that these nonces got before, by nonce."""
     rows = conn.execute(_STATEMENTS["stored_verdicts"], {"event_id": event_id, "nonces": list(nonces)})
     return {row.nonce: StoredVerdict(*row) for row in rows}
+
+
+def devices_by_token(conn: Connection, *, token_hashes: Iterable[bytes]) -> dict[bytes, DeviceAtGate]:
+    """Return the devices that are not revoked, by the hash of their token."""
+    rows = conn.execute(_STATEMENTS["devices_by_token"], {"token_hashes": list(token_hashes)})
+    return {bytes(row.token_hash): DeviceAtGate(*row[1:]) for row in rows}
 
 
 def lock_tickets(conn: Connection, *, event_id: int, ticket_ids: Iterable[int]) -> dict[int, TicketState]:

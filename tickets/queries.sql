@@ -16,6 +16,22 @@ LEFT JOIN gate
       AND scan.nonce = ANY(CAST(:nonces AS text[]))
  ORDER BY scan.nonce;
 
+-- name: devices_by_token
+-- One row per token that is valid: token_hash bytea, device_id int, gate_id int, event_id int, and of the event
+-- doors_at, ends_at timestamptz, time_zone text.
+-- Binds: token_hashes bytea[].
+-- Index: device_token_hash_key, gate_pkey, event_pkey.
+  SELECT device.token_hash, device.id AS device_id, gate.id AS gate_id, event.id AS event_id,
+         event.doors_at, event.ends_at, event.time_zone
+    FROM device
+    JOIN gate
+      ON gate.id = device.gate_id
+    JOIN event
+      ON event.id = gate.event_id
+   WHERE device.token_hash = ANY(CAST(:token_hashes AS bytea[]))
+     AND device.revoked_at IS NULL
+ORDER BY device.id;
+
 -- name: lock_tickets
 -- One row per ticket found, locked until the transaction ends: ticket_id bigint, holder text, kind text,
 -- voided_at, transferred_at, admitted_at timestamptz or NULL, admitted_gate_id int or NULL, inside boolean.

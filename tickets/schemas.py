@@ -11,7 +11,7 @@ from ninja import Schema
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from analytics.models import Direction, Verdict
-from tickets.admission import CODE_KEPT_CHARS
+from tickets.admission import CODE_KEPT_CHARS, Answer
 from tickets.models import validate_line
 
 MAX_TICKETS = 1000
@@ -129,3 +129,19 @@ class ScanOut(Schema):
     first_admitted_at: datetime | None
     first_gate: str | None
     scan_id: int
+
+
+def scan_out(answer: Answer) -> dict[str, Any]:
+    """Return what a client learns of an answer, in the order of ScanOut."""
+    stored = answer.stored
+    return {
+        "verdict": stored.verdict,
+        "reason": stored.reason,
+        "message": answer.message,
+        "replayed": answer.replayed,
+        "ticket": stored.ticket_id
+        and {"id": str(stored.ticket_id), "holder": stored.holder, "kind": stored.kind},
+        "first_admitted_at": stored.admitted_at,
+        "first_gate": stored.gate,
+        "scan_id": stored.scan_id,
+    }
