@@ -1,25 +1,19 @@
 """What the documents say is so."""
 
-import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from django.core.management import get_commands
-from nacl.signing import SigningKey, VerifyKey
 
 from core.purpose import PURPOSES
 from health import metrics
 from qrsite.api import api
-from tickets import codes
 from tickets.rules import REASONS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-[_vectors] = re.findall(r"```json\n(.*?)```", (ROOT / "docs/code-format.md").read_text(), re.DOTALL)
-VECTORS = json.loads(_vectors)
 
 
 def table_cells(text, heading):
@@ -96,16 +90,6 @@ def test_the_table_of_reasons_is_the_one_in_the_code_in_order():
     table = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/scanning.md").read_text(), re.MULTILINE)
 
     assert tuple(table) == REASONS
-
-
-@pytest.mark.parametrize("vector", VECTORS)
-def test_the_vectors_of_the_code_format_hold(vector):
-    key = SigningKey(bytes.fromhex(vector["seed"]))
-    ref = codes.TicketRef(vector["event"], vector["ticket"])
-    public = VerifyKey(bytes.fromhex(vector["public_key"]))
-
-    assert codes.make(ref, key_id=vector["key_id"], key=key) == vector["code"]
-    assert codes.read(vector["code"], {vector["key_id"]: public}) == ref
 
 
 def test_every_decision_has_its_number_and_its_parts():

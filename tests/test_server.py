@@ -445,3 +445,27 @@ def test_processes_that_could_not_all_connect_are_refused(server):
     assert process.returncode == 1
     assert "52 processes of up to 15 connections need 780" in process.stderr  # two serve already
     assert "PostgreSQL allows 97: lower WEB_CONCURRENCY, POOL_SIZE or POOL_MAX_OVERFLOW" in process.stderr
+
+
+def test_running_processes_follow_the_keys(start, tmp_path):
+    server = start(tmp_path / "var")
+
+    def keys(*arguments):
+        line = [sys.executable, "manage.py", "keys", *arguments]
+        environment = {**os.environ, "VAR_DIR": str(server.var)}
+        subprocess.run(line, check=True, capture_output=True, env=environment)
+
+    def answers(code):
+        """What both processes say: each new connection reaches either."""
+        return {server.scan(httpx, code).json()["reason"] for _ in range(12)}
+
+    [old] = server.issue(1)
+    keys("rotate")
+    shown = [httpx.get(f"{server.url}/api/v1/keys").json()["keys"][0]["kid"] for _ in range(12)]
+    [new] = server.issue(1)
+    before = answers(old), answers(new)
+    keys("retire", "1")
+
+    assert set(shown) == {"2"}
+    assert before == ({None, "already_admitted"}, {None, "already_admitted"})
+    assert (answers(old), answers(new)) == ({"unknown_key"}, {"already_admitted"})

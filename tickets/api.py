@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from typing import Any
 
 import segno
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+from django.views.decorators.cache import cache_control
+from django.views.decorators.http import condition
 from ninja import Router, Status
+from ninja.decorators import decorate_view
 
 from core.errors import NotFound
-from tickets import admission, issuing
+from tickets import admission, issuing, keys
 from tickets.auth import DeviceToken, ServiceScope, StaffSession
 from tickets.models import Event, Ticket
 from tickets.rules import EventWindow
-from tickets.schemas import ScanIn, ScanOut, TicketDetail, TicketsIn, TicketsOut, scan_out
+from tickets.schemas import Jwks, ScanIn, ScanOut, TicketDetail, TicketsIn, TicketsOut, scan_out
 
 router = Router(tags=["tickets"])
 may_read = [ServiceScope("tickets:read"), StaffSession("tickets.view_ticket")]
+KEYS_MAX_AGE_S = 60
+
+
+def _keys_etag(request: HttpRequest) -> str:
+    shown = repr(keys.jwks(keys.key_ring())).encode()
+    return f'"{hashlib.sha256(shown).hexdigest()[:32]}"'
+
+
+@router.get("/keys", response=Jwks, auth=None, tags=["keys"])
+@decorate_view(
+    condition(etag_func=_keys_etag), cache_control(public=True, max_age=KEYS_MAX_AGE_S)
+)  # last is outermost
+def public_keys(request: HttpRequest) -> dict[str, Any]:
+    """Return the public keys that verify codes, for verifiers that work offline. Needs no credentials."""
+    return {"keys": keys.jwks(keys.key_ring())}
 
 
 @router.post("/events/{slug:slug}/tickets", response={201: TicketsOut}, auth=ServiceScope("tickets:write"))

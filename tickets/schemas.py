@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
@@ -99,6 +99,22 @@ class TicketDetail(TicketOut):
     transferred_at: datetime | None
     admitted_at: datetime | None
     inside: bool
+
+
+class Jwk(Schema):
+    """A public key as RFC 8037 writes it; `kid` is byte 1 of the codes that it verifies."""
+
+    kty: Literal["OKP"]
+    crv: Literal["Ed25519"]
+    use: Literal["sig"]
+    kid: str
+    x: str
+
+
+class Jwks(Schema):
+    """The keys that verify; the first one signs now."""
+
+    keys: list[Jwk]
 
 
 class ScanIn(Schema):
