@@ -16,8 +16,9 @@ from tickets import keys
 HELP = """Show, add and remove the Ed25519 keys that sign the codes in tickets' QRs.
 
 The first key signs, all verify. Keys come from QR_SIGNING_KEYS in the environment, or else from a file in var/, which is
-made at the first use. Running processes notice a change of the file within a second, and the commands return when they have. The environment can't be changed from
-here: then rotate and retire print the new line to set, and the site has to be started anew with it.
+made at the first use. Running processes notice a change of the file within a second, and the commands return when they
+have. The environment can't be changed from here: then rotate and retire print the new line to set, and the site has to be
+started anew with it.
 
   keys list      which keys there are, which one signs, and their public parts
   keys rotate    add a key that signs from now on; codes signed with the old ones still verify
