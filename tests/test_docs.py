@@ -10,6 +10,7 @@ from django.core.management import get_commands
 from core.purpose import PURPOSES
 from health import metrics
 from qrsite.api import api
+from tickets import enrolment
 from tickets.rules import REASONS
 
 ROOT = Path(__file__).parent.parent
@@ -87,9 +88,23 @@ def test_links_lead_somewhere():
 
 
 def test_the_table_of_reasons_is_the_one_in_the_code_in_order():
-    table = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/scanning.md").read_text(), re.MULTILINE)
+    section = (ROOT / "docs/scanning.md").read_text().partition("## Devices")[0]
+    table = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
 
     assert tuple(table) == REASONS
+
+
+def test_the_errors_of_an_enrolment_are_those_of_the_code():
+    section = (ROOT / "docs/scanning.md").read_text().partition("## Devices")[2]
+    table = re.findall(r"^\| `(\w+)` \| (\d+) \|", section, re.MULTILINE)
+    errors = [
+        enrolment.EnrolmentUnknown,
+        enrolment.EnrolmentUsed,
+        enrolment.EnrolmentExpired,
+        enrolment.DeviceRevoked,
+    ]
+
+    assert table == [(error.code, str(error.status)) for error in errors]
 
 
 def test_every_decision_has_its_number_and_its_parts():

@@ -20,6 +20,7 @@ BINDS = {
     "process": "none",
     "recorded_at": NOW,
     "issued_at": NOW,
+    "seen_at": NOW,
     "token_hashes": [b"x" * 32],
     "ticket_ids": [1, 2],
     "nonces": ["a", "b"],

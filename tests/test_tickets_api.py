@@ -409,8 +409,10 @@ def test_the_api_documents_itself_to_staff_only(client, admin_client):
     paths = admin_client.get("/api/v1/openapi.json").json()["paths"]
 
     assert sorted(paths) == [
+        "/api/v1/devices/enrol",
         "/api/v1/events/{slug}/stats",
         "/api/v1/events/{slug}/tickets",
+        "/api/v1/keys",
         "/api/v1/scans",
         "/api/v1/tickets/{ticket_id}",
         "/api/v1/tickets/{ticket_id}/qr.png",

@@ -15,15 +15,41 @@ from ninja import Router, Status
 from ninja.decorators import decorate_view
 
 from core.errors import NotFound
-from tickets import admission, issuing, keys
+from tickets import admission, enrolment, issuing, keys
 from tickets.auth import DeviceToken, ServiceScope, StaffSession
 from tickets.models import Event, Ticket
 from tickets.rules import EventWindow
-from tickets.schemas import Jwks, ScanIn, ScanOut, TicketDetail, TicketsIn, TicketsOut, scan_out
+from tickets.schemas import (
+    EnrolIn,
+    EnrolOut,
+    Jwks,
+    ScanIn,
+    ScanOut,
+    TicketDetail,
+    TicketsIn,
+    TicketsOut,
+    scan_out,
+)
 
 router = Router(tags=["tickets"])
 may_read = [ServiceScope("tickets:read"), StaffSession("tickets.view_ticket")]
 KEYS_MAX_AGE_S = 60
+
+
+@router.post("/devices/enrol", response={201: EnrolOut}, auth=None, tags=["devices"])
+def enrol_device(request: HttpRequest, body: EnrolIn) -> Status[dict[str, Any]]:
+    """Exchange the one-time secret of an enrolment QR for the device's token. The secret is the credential."""
+    device, token = enrolment.enrol(secret=body.secret, now=timezone.now())
+    event = device.gate.event
+    answer = {
+        "token": token,
+        "device": device.name,
+        "gate": device.gate.name,
+        "event": event.slug,
+        "event_name": event.name,
+        "time_zone": event.time_zone,
+    }
+    return Status(201, answer)
 
 
 def _keys_etag(request: HttpRequest) -> str:

@@ -100,6 +100,10 @@ class Device(models.Model):
     name = models.CharField(max_length=100)
     token_hash = models.BinaryField(max_length=32, unique=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    enrolled_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_seen_at = models.DateTimeField(
+        "last seen", null=True, blank=True, editable=False, help_text="to the minute"
+    )
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
@@ -160,3 +164,21 @@ class Ticket(PerEventModel):
 
     def __str__(self) -> str:
         return f"{self.holder} ({self.id})"
+
+
+class Enrolment(models.Model):
+    """A secret, shown once as a QR, that a device may exchange once for its token. Only the hash is kept."""
+
+    id = models.AutoField(primary_key=True)
+    device = models.ForeignKey(Device, models.CASCADE, db_constraint=False)
+    secret_hash = models.BinaryField(max_length=32, unique=True, editable=False)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "device_enrolment"
+        ordering = ("-created_at",)
+
+    def __str__(self) -> str:
+        return f"{self.device_id} until {self.expires_at:%H:%M}"

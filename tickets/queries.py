@@ -119,3 +119,8 @@ def valid_tickets(conn: Connection, *, event_id: int) -> int:
     """Count the event's tickets that are neither void nor transferred."""
     count: int = conn.execute(_STATEMENTS["valid_tickets"], {"event_id": event_id}).scalar_one()
     return count
+
+
+def seen(conn: Connection, device_ids: Iterable[int], now: datetime) -> None:
+    """Note that devices were seen, at most once a minute for each; never waits for a lock."""
+    conn.execute(_STATEMENTS["devices_seen"], {"device_ids": list(device_ids), "seen_at": now})

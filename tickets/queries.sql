@@ -128,3 +128,18 @@ SELECT count(*) AS tickets
  WHERE event_id = :event_id
    AND voided_at IS NULL
    AND transferred_at IS NULL;
+
+-- name: devices_seen
+-- No rows. Notes that devices were seen, at most once a minute for each; one that somebody else is writing to is left out,
+-- so that this never waits.
+-- Binds: device_ids int[], seen_at timestamptz.
+-- Index: device_pkey.
+UPDATE device
+   SET last_seen_at = CAST(:seen_at AS timestamptz)
+ WHERE id = ANY(ARRAY(SELECT id
+                        FROM device
+                       WHERE id = ANY(CAST(:device_ids AS integer[]))
+                         AND (last_seen_at IS NULL
+                              OR last_seen_at <= CAST(:seen_at AS timestamptz) - INTERVAL '1 minute')
+                    ORDER BY id
+                         FOR UPDATE SKIP LOCKED));

@@ -101,6 +101,23 @@ class TicketDetail(TicketOut):
     inside: bool
 
 
+class EnrolIn(Schema):
+    """What the QR in the admin holds after `#enrol=`."""
+
+    secret: Annotated[str, Field(max_length=200)]
+
+
+class EnrolOut(Schema):
+    """The device's token, this once, and where it scans."""
+
+    token: str
+    device: str
+    gate: str
+    event: str
+    event_name: str
+    time_zone: str
+
+
 class Jwk(Schema):
     """A public key as RFC 8037 writes it; `kid` is byte 1 of the codes that it verifies."""
 

@@ -1,4 +1,4 @@
-"""Bearer tokens of devices and services: made once, shown once, kept as a hash."""
+"""Tokens of devices and services, and secrets of enrolments: made once, shown once, kept as a hash."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import secrets
 
 DEVICE_PREFIX = "qrd_"
 SERVICE_PREFIX = "qrs_"
+ENROLMENT_PREFIX = "qre_"
 
 
 def new_token(prefix: str) -> str:
