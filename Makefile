@@ -4,7 +4,7 @@ BIN := .venv/bin
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-.PHONY: help run setup test test-slow test-django lint fmt check clean
+.PHONY: help run setup test test-slow test-django lint fmt check bench clean
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -37,6 +37,9 @@ fmt: .venv/development  ## Format the code and mend what can be mended
 	@$(BIN)/ruff format .
 
 check: lint test test-slow test-django  ## What CI runs
+
+bench: .venv/development  ## Measure the scan lane beside other ways to judge scans; needs wrk
+	@$(BIN)/python -m bench.scan
 
 clean:  ## Remove the environment and caches; var/ with the data stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

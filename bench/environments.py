@@ -14,8 +14,12 @@ VAR = ROOT / "var" / "bench"
 
 
 def python_of(contestant: str) -> Path:
-    """Return the Python to run a contestant with, installing what it needs where that has not been done."""
-    name = CONTESTANTS[contestant].environment
+    """Return the Python to run a contestant of bench.pool with."""
+    return python_in(CONTESTANTS[contestant].environment)
+
+
+def python_in(name: str) -> Path:
+    """Return the Python of requirements-<name>.txt, installing those where that has not been done; "": the project's."""
     if not name:
         return Path(sys.executable)
     wanted = ROOT / "bench" / f"requirements-{name}.txt"

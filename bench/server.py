@@ -62,7 +62,7 @@ class Server:
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stop it: fast (SIGINT) or at once and to be recovered (SIGQUIT)."""
-        postmaster = self._postmaster()
+        postmaster = self.postmaster()
         postmaster.send_signal(how)
         deadline_s = time.monotonic() + GONE_WITHIN_S
         while postmaster.is_running() and postmaster.status() != psutil.STATUS_ZOMBIE:
@@ -92,7 +92,7 @@ class Server:
                 cursor.execute(question, [backends_of])
                 processes = [psutil.Process(pid) for (pid,) in cursor.fetchall()]
         else:
-            postmaster = self._postmaster()
+            postmaster = self.postmaster()
             postmaster.suspend()  # first, so that it makes no more children
             processes = [postmaster, *postmaster.children()]
         try:
@@ -120,6 +120,10 @@ class Server:
         except psycopg2.OperationalError:
             return False
         return True
+
+    def postmaster(self) -> psutil.Process:
+        """Return the process that all others of it come from."""
+        return psutil.Process(int((self._postgres.home / "data/postmaster.pid").read_text().split()[0]))
 
     def log_position(self) -> int:
         """Return where its log ends now."""
@@ -156,12 +160,9 @@ class Server:
     def _log(self) -> Path:
         return self._postgres.home / "log"
 
-    def _postmaster(self) -> psutil.Process:
-        return psutil.Process(int((self._postgres.home / "data/postmaster.pid").read_text().split()[0]))
-
     def _thaw(self) -> None:
         with suppress(FileNotFoundError, psutil.NoSuchProcess):
-            self._resume([self._postmaster(), *self._postmaster().children()])
+            self._resume([self.postmaster(), *self.postmaster().children()])
 
     @staticmethod
     def _resume(processes: Iterable[psutil.Process]) -> None:
