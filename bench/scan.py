@@ -217,7 +217,7 @@ def _spike_goals(clients: int, found: dict[str, Numbers]) -> list[Goal]:
 
 def _spike_rows(found: dict[str, Numbers]) -> list[tuple[str, ...]]:
     keys = ("scans_per_s", "p50_ms", "p99_ms", "db_cpu_s_per_1000", "connections", "admitted_twice")
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             "contestant",
             "clients",
