@@ -158,6 +158,7 @@ def _play(options: argparse.Namespace, names: list[str]) -> Outcomes:
     finally:
         server.remove()
         shutil.rmtree(VAR / "site", ignore_errors=True)
+        (VAR / "scan" / "codes.txt").unlink(missing_ok=True)
     return outcomes
 
 

@@ -176,7 +176,10 @@ def _errors(found: Numbers) -> dict[str, int]:
 
 
 def _connections(stage: Stage, position: int) -> dict[str, int]:
-    """Tell the most connections at the server, of all processes and of one; commands beside the site left out."""
+    """Tell the most connections at the server since a position in its log: of all processes, and of one.
+
+    Those of all are a sum, with the one that `serve` opened to look before it began, and with any still leaving.
+    """
     most = stage.server.most_at_once(position)
     return {"connections": sum(most.values()), "connections_a_process": max(most.values(), default=0)}
 
