@@ -100,7 +100,7 @@ def main() -> int:
                 (
                     goal.case,
                     goal.words,
-                    "none" if goal.ours is None else f"{goal.ours:g}",
+                    "none" if goal.ours is None else f"{goal.ours:.4g}",
                     goal.beside,
                     goal.verdict,
                 )
@@ -203,7 +203,7 @@ def _spike_goals(clients: int, found: dict[str, Numbers]) -> list[Goal]:
         if not known or ours.get(key) is None:
             return Goal("spike", words, None, limit)
         name = (max if at_least else min)(known, key=lambda name: known[name])
-        share = round(ours[key] / known[name], 2)
+        share = ours[key] / known[name]
         return Goal("spike", words, share, limit, at_least, f"{known[name]:g} {name}")
 
     return [
