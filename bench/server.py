@@ -25,7 +25,7 @@ Owner = tuple[str, int]  # first word of the application_name, process
 # `name:<pid>`, and `qrsite:<host>-<pid>:<purpose>`
 _PID = re.compile(r"[:-](\d+)(?=:|$)")
 _SESSION = re.compile(
-    r"^\S+ \[(\d+)\] LOG:  (?:connection authorized: .*application_name=(.+)|disconnection: .*)$",
+    r"^\S+ \[(\d+)\] (?:LOG:  connection authorized: .*application_name=(.+)|LOG:  (disconnection): .*|FATAL:  .*)$",
     re.MULTILINE,
 )
 _AUTHORIZED = re.compile(r"^(\d+\.\d+) .*connection authorized: .*application_name=(.+)$", re.MULTILINE)
@@ -136,15 +136,23 @@ class Server:
 
     def most_at_once(self, position: int) -> Counter[Owner]:
         """Count the most sessions that each process had, from their beginnings and ends in the log since a position."""
+        events = _SESSION.findall(self._logged(position))
+        # Who is killed before it is ready is not logged as disconnected: its last words are its end.
+        ends_later: set[str] = set()
+        is_end = [False] * len(events)
+        for index in reversed(range(len(events))):
+            backend, name, disconnection = events[index]
+            is_end[index] = bool(disconnection) or (not name and backend not in ends_later)
+            (ends_later.discard if name else ends_later.add)(backend)
         most: Counter[Owner] = Counter()
         now: Counter[Owner] = Counter()
         owners: dict[str, Owner] = {}
-        for backend, name in _SESSION.findall(self._logged(position)):
+        for (backend, name, _), ends in zip(events, is_end, strict=True):
             if name and (owner := owner_of(name)):
                 owners[backend] = owner
                 now[owner] += 1
                 most[owner] = max(most[owner], now[owner])
-            elif not name and backend in owners:
+            elif ends and backend in owners:
                 now[owners.pop(backend)] -= 1
         return most
 
