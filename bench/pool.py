@@ -23,6 +23,7 @@ from bench import pool_cases
 from bench.contestant import CAP
 from bench.contestants import OTHERS, OURS, QrsiteDjango
 from bench.environments import VAR, python_of
+from bench.output import print_table, progress
 from bench.pool_health import health
 from bench.server import Server
 from bench.spike import machine
@@ -104,7 +105,7 @@ def main() -> int:
         outcomes = _play(options, names)
     rows = [_row(goal, outcomes[goal.case]) for goal in GOALS if goal.case in outcomes and OURS in names]
     if not options.json and rows:
-        _print_table(rows)
+        print_table([("case", "goal", "ours", "best other", "reached"), *rows])
     return 1 if any(row[-1] == "NO" for row in rows) else 0
 
 
@@ -144,11 +145,11 @@ def _play(options: argparse.Namespace, names: list[str]) -> dict[str, dict[str, 
             seconds = options.seconds or (case.quick_s if options.quick else case.seconds)
             load = round(os.getloadavg()[0], 1)  # before: who else is at work on this machine
             try:
-                outcomes[name] = case.play(server, names, seconds, _progress(name))
+                outcomes[name] = case.play(server, names, seconds, progress(name))
             except GivenUp as error:
                 outcomes[name] = {}
                 sys.stderr.write(f"\r{name}: {error}\n")
-            _progress(name)("")
+            progress(name)("")
             where = {**machine(), "load": load, "seconds": seconds}
             print(json.dumps({"bench": f"pool.{name}", **where, **outcomes[name]}))  # noqa: T201
             sys.stdout.flush()
@@ -156,15 +157,6 @@ def _play(options: argparse.Namespace, names: list[str]) -> dict[str, dict[str, 
         server.remove()
         shutil.rmtree(VAR / "site", ignore_errors=True)
     return outcomes
-
-
-def _progress(case: str) -> Callable[[str], None]:
-    def tell(what: str) -> None:
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[K{case}: {what} …" if what else "\r\x1b[K")
-            sys.stderr.flush()
-
-    return tell
 
 
 def _row(goal: Goal, outcome: dict[str, Numbers]) -> tuple[str, str, str, str, str]:
@@ -182,13 +174,6 @@ def _row(goal: Goal, outcome: dict[str, Numbers]) -> tuple[str, str, str, str, s
 
 
 _THROUGH_DJANGO = [name for name in OTHERS if "jango" in name]
-
-
-def _print_table(rows: list[tuple[str, str, str, str, str]]) -> None:
-    head = ("case", "goal", "ours", "best other", "reached")
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    for row in (head, tuple("-" * width for width in widths), *rows):
-        print("  ".join(f"{word:{width}}" for word, width in zip(row, widths, strict=True)).rstrip())  # noqa: T201
 
 
 if __name__ == "__main__":

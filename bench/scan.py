@@ -16,11 +16,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from bench import scan_cases
 from bench.environments import ROOT, VAR, python_in
+from bench.output import print_table, progress
 from bench.scan_cases import CLIENTS, CROWD
 from bench.scan_contestants import CONTESTANTS, LIMIT, OURS, PEERS, PROCESSES, wrk
 from bench.scan_drawing import svg
@@ -93,8 +94,8 @@ def main() -> int:
     goals = [goal for case in outcomes for goal in _goals(case, outcomes[case])]
     if not options.json:
         if "spike" in outcomes:
-            _print_table(_spike_rows(outcomes["spike"]))
-        _print_table(
+            print_table(_spike_rows(outcomes["spike"]))
+        print_table(
             [("case", "goal", "ours", "beside", "reached")]
             + [
                 (
@@ -138,7 +139,7 @@ def _play(options: argparse.Namespace, names: list[str]) -> Outcomes:
     try:
         server.start()
         stage = Stage(server, options.tickets)
-        _progress("issuing")(f"{options.tickets} tickets")
+        progress("issuing")(f"{options.tickets} tickets")
         stage.fill()
         for case_name in options.case or CASES:
             case, found = CASES[case_name], {}
@@ -146,11 +147,11 @@ def _play(options: argparse.Namespace, names: list[str]) -> Outcomes:
             load = round(os.getloadavg()[0], 1)  # before: who else is at work on this machine
             for name in (player for player in case.players if player in names):
                 try:
-                    found[name] = case.play(stage, name, seconds, _progress(case_name))
+                    found[name] = case.play(stage, name, seconds, progress(case_name))
                 except GivenUp as error:
                     found[name] = {}
                     sys.stderr.write(f"\r{case_name}: {error}\n")
-            _progress(case_name)("")
+            progress(case_name)("")
             outcomes[case_name] = found
             where = {**machine(), "load": load, "seconds": seconds, "tickets": options.tickets}
             print(json.dumps({"bench": f"scan.{case_name}", **where, **found}))  # noqa: T201
@@ -160,15 +161,6 @@ def _play(options: argparse.Namespace, names: list[str]) -> Outcomes:
         shutil.rmtree(VAR / "site", ignore_errors=True)
         (VAR / "scan" / "codes.txt").unlink(missing_ok=True)
     return outcomes
-
-
-def _progress(case: str) -> Callable[[str], None]:
-    def tell(what: str) -> None:
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[K{case}: {what} …" if what else "\r\x1b[K")
-            sys.stderr.flush()
-
-    return tell
 
 
 def _goals(case: str, found: dict[str, Numbers]) -> list[Goal]:
@@ -236,13 +228,6 @@ def _spike_rows(found: dict[str, Numbers]) -> list[tuple[str, ...]]:
             errors = " ".join(f"{what}:{times}" for what, times in row["errors"].items())
             rows.append((name, clients, *(f"{row[key]:g}" for key in keys), errors or "-"))
     return rows
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in (rows[0], tuple("-" * width for width in widths), *rows[1:]):
-        print("  ".join(f"{word:{width}}" for word, width in zip(row, widths, strict=True)).rstrip())  # noqa: T201
-    print()  # noqa: T201
 
 
 if __name__ == "__main__":

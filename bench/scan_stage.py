@@ -11,14 +11,10 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-import psycopg2
 
 from bench.environments import ROOT, VAR
 from bench.server import Server
@@ -45,7 +41,7 @@ class Stage:
     def fill(self) -> None:
         """Make the database that is copied."""
         self.folder.mkdir(exist_ok=True)
-        with self._asking("postgres") as cursor:
+        with self.server.asking("postgres") as cursor:
             cursor.execute(f"ALTER SYSTEM SET max_connections = {MAX_CONNECTIONS}")
             cursor.execute(f"CREATE DATABASE {SEED}")
         self.server.stop()
@@ -55,7 +51,7 @@ class Stage:
 
     def renew(self) -> None:
         """Copy it for the next contestant."""
-        with self._asking("postgres") as cursor:
+        with self.server.asking("postgres") as cursor:
             cursor.execute(f"DROP DATABASE IF EXISTS {GATE} WITH (FORCE)")
             cursor.execute(f"CREATE DATABASE {GATE} TEMPLATE {SEED} STRATEGY file_copy")
             cursor.execute("CHECKPOINT")
@@ -76,7 +72,7 @@ class Stage:
 
     def admissions(self) -> tuple[int, int, int]:
         """Count what the log admitted, the tickets that it admitted more than once, and those whose row disagrees."""
-        with self._asking(GATE) as cursor:
+        with self.server.asking(GATE) as cursor:
             cursor.execute("""
                 WITH log AS (
                   SELECT event_id, ticket_id, count(*) AS times
@@ -89,19 +85,6 @@ class Stage:
                   FROM ticket LEFT JOIN log ON log.event_id = ticket.event_id AND log.ticket_id = ticket.id""")
             admitted, twice, torn = cursor.fetchone()
         return int(admitted), twice, torn
-
-    @contextmanager
-    def _asking(self, database: str) -> Iterator[Any]:
-        variables = self.server.environment
-        connection = psycopg2.connect(
-            host=variables["PGHOST"], user=variables["PGUSER"], dbname=database, application_name="bench"
-        )
-        connection.autocommit = True
-        try:
-            with connection.cursor() as cursor:
-                yield cursor
-        finally:
-            connection.close()
 
 
 def _fill(folder: Path, tickets: int) -> None:

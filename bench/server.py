@@ -103,9 +103,9 @@ class Server:
             self._resume(processes)
 
     @contextmanager
-    def asking(self) -> Iterator[Any]:
+    def asking(self, database: str = DATABASE) -> Iterator[Any]:
         """Lend a cursor past all pools, in autocommit."""
-        connection = self._connect()
+        connection = self._connect(database)
         connection.autocommit = True
         try:
             with connection.cursor() as cursor:
@@ -156,8 +156,8 @@ class Server:
                 now[owners.pop(backend)] -= 1
         return most
 
-    def _connect(self) -> Any:
-        where = {"host": str(self._postgres.socket_dir), "user": USER, "dbname": DATABASE}
+    def _connect(self, database: str = DATABASE) -> Any:
+        where = {"host": str(self._postgres.socket_dir), "user": USER, "dbname": database}
         return psycopg2.connect(make_dsn(application_name="bench", **where))
 
     def _logged(self, position: int) -> str:

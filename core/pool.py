@@ -1,9 +1,9 @@
 """A pool that is fair, hard-capped, shared by purposes and careful with a database that is away.
 
-Built on SQLAlchemy's Pool: it keeps the records, events and proxies. Used beyond its
-documented surface, and held by tests: `_do_get`, `_do_return_conn`, `_create_connection`, `_invalidate`, and of its
-records `fairy_ref`, `needs_gc` and `_is_hard_or_soft_invalidated`. It never finds `recycle` or its `_invalidate_time` set: its records would close and
-connect by themselves in a slot whose last connection may still be leaving the server.
+Built on SQLAlchemy's Pool: it keeps the records, events and proxies. Used beyond its documented surface, and held by
+tests: `_do_get`, `_do_return_conn`, `_create_connection`, `_invalidate`, and of its records `fairy_ref`, `needs_gc` and
+`_is_hard_or_soft_invalidated`. It never finds `recycle` or its `_invalidate_time` set, and no record that was invalidated:
+its records would close and connect by themselves, in a slot whose last connection may still be leaving the server.
 
 Who gets a slot, and when: core/slots. Here: what is in it, from connect to close.
 """
@@ -35,9 +35,8 @@ from core.turns import Turns
 
 LINGER_S = 60.0  # how long a connection above pool_size stays open unused: 5 + 10 without it opened 163 for 12 threads
 INTRODUCE_TIMEOUT_S = 0.4
-connect_within_s: ContextVar[float] = ContextVar(
-    "connect_within_s", default=5.0
-)  # what its deadline leaves to a connect
+# What its deadline leaves to a connect.
+connect_within_s: ContextVar[float] = ContextVar("connect_within_s", default=5.0)
 
 
 class FairPool(SlottedPool):
@@ -130,9 +129,8 @@ class FairPool(SlottedPool):
         try:
             with self.keeper.hanging_up_after(patience_s, link):
                 link.introduce(wanted)
-        except (
-            psycopg2.Error
-        ):  # what broke this one broke the others that were idle, too; a short deadline broke nothing
+        except psycopg2.Error:
+            # What broke this one broke the others that were idle, too; a short deadline broke nothing.
             self.discard(everything=patience_s == INTRODUCE_TIMEOUT_S, broken=1)
             return False
         self.sound_at_s = now_s

@@ -189,10 +189,8 @@ class Session(extensions.connection):
         if self._hung_up is None:
             return
         (wire, at_s), self._hung_up = self._hung_up, None
-        if (
-            has_hung_up(wire, within_s=max(at_s + HANG_UP_TIMEOUT_S - time.monotonic(), 0))
-            or not self.see_off
-        ):
+        left_s = max(at_s + HANG_UP_TIMEOUT_S - time.monotonic(), 0)
+        if has_hung_up(wire, within_s=left_s) or self.see_off is None:
             wire.close()
         else:
             self.see_off(wire)

@@ -33,16 +33,15 @@ class SlottedPool(ReadablePool):
     def _slot(self, wanted: Purpose, deadline_s: float, *, again: bool = False) -> Link | None:
         """Wait for a slot of the cap; return the idle connection in it, None where one has to be made.
 
-        `again`: in exchange for one whose connection was dead, before all others. It may have to wait: what was closed
-        counts until the server is rid of it, and after an outage a few connect at a time.
+        `again`: in exchange for one whose connection was dead, before all of its purpose. It may have to wait: what was
+        closed counts until the server is rid of it, and after an outage a few connect at a time.
         """
         link = waiter = None
         self._settle()
         with self._lock:
             if again:
                 self._turns.give_back(wanted)
-            free = self._free()
-            if self._turns.may_take(wanted, free) or (again and free > 0):
+            if self._turns.may_take(wanted, self._free()):
                 link = self._take_slot(wanted)
             elif self._is_hopeless():
                 self.meter.refusals += 1
@@ -101,7 +100,7 @@ class SlottedPool(ReadablePool):
         held = [lease for lease in self.leases() if lease.thread is threading.current_thread()]
         patience_s = deadline_s - time.monotonic()
         if held:
-            # For those, and for nobody who may wait for us.
+            # What leaves, closes or connects ends by itself; whoever holds a connection may be waiting for us.
             is_brief = self.keeper.leaving or self._closing or self._connecting
             patience_s = min(LEAVES_WITHIN_S, patience_s) if is_brief else 0
         try:

@@ -19,7 +19,7 @@ from django.conf import settings
 from django.http import HttpResponse, JsonResponse
 
 from core import control
-from core.errors import error_response
+from core.errors import OVERLOADED, error_response
 from health.faults import ACTIONS
 from qrsite.scan_door import ScanDoor
 from qrsite.wsgi import application as django_application
@@ -67,7 +67,7 @@ class FrontDoor:
         self._inside += 1
         try:
             if self._inside > THREADS + MAX_WAITING:
-                raise _Refused(503, "overloaded", "Too many requests at once. Please try again.")
+                raise _Refused(*OVERLOADED)
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 is_whole = await self._read(receive, body)
             if is_whole and not await self._scans.answer(scope, body, send):

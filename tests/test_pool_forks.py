@@ -54,6 +54,14 @@ def test_p30_a_forked_child_has_a_pool_of_its_own_and_the_parent_is_unharmed():
     assert (int(childs_pid) != before, int(childs_out), event.name) == (True, 1, "before the fork")
 
 
+def fork_a_child_that_collects():
+    child = os.fork()
+    if child == 0:
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
 def test_p30_a_fork_leaves_the_transactions_of_other_threads_alone():
     make_event(name="before")
     connection.close()
@@ -73,11 +81,7 @@ def test_p30_a_fork_leaves_the_transactions_of_other_threads_alone():
     with ThreadPoolExecutor(1) as executor:
         working = executor.submit(work)
         is_open.wait(10)
-        child = os.fork()
-        if child == 0:
-            gc.collect()
-            os._exit(0)
-        os.waitpid(child, 0)
+        fork_a_child_that_collects()
         go.set()
         working.result(10)
 
@@ -100,11 +104,7 @@ def test_p30_a_fork_leaves_the_server_side_cursors_of_other_threads_alone():
     with ThreadPoolExecutor(1) as executor:
         working = executor.submit(work)
         is_open.wait(10)
-        child = os.fork()
-        if child == 0:
-            gc.collect()
-            os._exit(0)
-        os.waitpid(child, 0)
+        fork_a_child_that_collects()
         go.set()
 
         assert working.result(10) == (1, 999)

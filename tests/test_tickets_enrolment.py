@@ -235,7 +235,7 @@ def test_an_independent_decoder_reads_the_address():
     import segno
     from PIL import Image
 
-    from tickets.admin import _invitation
+    from tickets.token_admin import _invitation
 
     device = make_device(make_event())[0]
     url = f"https://tickets.example.org/gate/#enrol={invite(device)[0]}"
@@ -308,7 +308,7 @@ def test_the_admin_tells_when_a_device_was_enrolled_and_seen(admin_client, devic
 
 def seen(*devices, at):
     with db.begin() as conn:
-        queries.seen(conn, [device.id for device in devices], at)
+        queries.devices_seen(conn, device_ids=[device.id for device in devices], seen_at=at)
     return list(Device.objects.order_by("id").values_list("last_seen_at", flat=True))
 
 

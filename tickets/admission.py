@@ -66,10 +66,10 @@ def admit(
 ) -> list[Answer | NonceReused]:
     """Judge scans of one event in the order given, record them, and return an answer for each.
 
-    One transaction: when this returns, every answer is on disk (in an open `atomic()`: will be, with it). A ticket is admitted once, whatever runs beside
-    it: its row is locked, and a unique index has the last word. A nonce that was answered before gets the
-    stored verdict, also while the first is in flight: the second waits for its row, then replays it. One that came
-    with another code or direction than before gets the error in place of an answer.
+    One transaction: when this returns, every answer is on disk (in an open `atomic()`: will be, with it). A ticket is
+    admitted once, whatever runs beside it: its row is locked, and a unique index has the last word. A nonce that was
+    answered before gets the stored verdict, also while the first is in flight: the second waits for its row, then
+    replays it. One that came with another code or direction than before gets the error in place of an answer.
 
     Raises:
         django.db.OperationalError: the database did not answer. Nothing was recorded, or the client can't

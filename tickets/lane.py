@@ -140,7 +140,8 @@ class Lane:
         if unknown := hashes - self._devices.keys():
             with db.begin() as conn:
                 found = queries.devices_by_token(conn, token_hashes=unknown)
-                queries.seen(conn, [device.device_id for device in found.values()], timezone.now())
+                ids = [device.device_id for device in found.values()]
+                queries.devices_seen(conn, device_ids=ids, seen_at=timezone.now())
             self._devices |= {token: (device, now_s + DEVICE_TRUSTED_S) for token, device in found.items()}
         return {token: self._devices[token][0] for token in hashes & self._devices.keys()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import unicodedata
+from datetime import datetime
 from zoneinfo import ZoneInfo, available_timezones
 
 from django.contrib.postgres.fields import ArrayField
@@ -74,6 +75,10 @@ class Event(models.Model):
     def zone(self) -> ZoneInfo:
         """The venue's time zone."""
         return ZoneInfo(self.time_zone)
+
+    def local(self, when: datetime) -> str:
+        """Write a moment as the venue's clocks show it."""
+        return f"{when.astimezone(self.zone):%a %d %b %Y, %H:%M}"
 
 
 class Gate(models.Model):

@@ -121,6 +121,6 @@ def valid_tickets(conn: Connection, *, event_id: int) -> int:
     return count
 
 
-def seen(conn: Connection, device_ids: Iterable[int], now: datetime) -> None:
+def devices_seen(conn: Connection, *, device_ids: Iterable[int], seen_at: datetime) -> None:
     """Note that devices were seen, at most once a minute for each; never waits for a lock."""
-    conn.execute(_STATEMENTS["devices_seen"], {"device_ids": list(device_ids), "seen_at": now})
+    conn.execute(_STATEMENTS["devices_seen"], {"device_ids": list(device_ids), "seen_at": seen_at})

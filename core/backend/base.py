@@ -82,9 +82,8 @@ class _Loan:
         return all(cursor.closed for cursor in self.cursors)
 
     def __del__(self) -> None:
-        if (
-            self.pid != os.getpid()
-        ):  # the parent's: Python frees what other threads held before any at-fork hook
+        # The parent's: Python frees what other threads held before any at-fork hook.
+        if self.pid != os.getpid():
             return
         wrapper = self.wrapper()
         if self.proxy.is_valid:
