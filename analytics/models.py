@@ -32,7 +32,8 @@ class Scan(PerEventModel):
         null=True, help_text="the ticket, where the code names one of this event"
     )
     gate_id = models.IntegerField()
-    device_id = models.IntegerField()
+    device_id = models.IntegerField(null=True)
+    user_id = models.IntegerField(null=True, help_text="who checked in by hand, where no device did")
     nonce = models.TextField(
         help_text="the client's name for this attempt; the same again gets the same verdict"
     )
@@ -42,18 +43,33 @@ class Scan(PerEventModel):
     code = models.TextField(null=True, help_text="what was read, where it names no ticket of this event; cut")
     scanned_at = models.DateTimeField(help_text="by the client's clock")
     recorded_at = models.DateTimeField(help_text="by the server's clock")
+    happened_at = models.DateTimeField(
+        help_text="the moment that was judged: the server's; offline the client's, put right by its clock's offset"
+    )
     offline = models.BooleanField(default=False)
+    reentry = models.BooleanField(
+        default=False, db_default=False, help_text="the ticket had been admitted before"
+    )
+    forced_over = models.TextField(null=True, help_text="the refusal that a supervisor overrode")
+    force_reason = models.TextField(null=True, help_text="the supervisor's words")
     annulled_at = models.DateTimeField(null=True)
 
     class Meta:
         db_table = "ticket_scans"
-        indexes = (models.Index(fields=["id"], name="ticket_scans_id_idx"),)
+        indexes = (
+            models.Index(fields=["id"], name="ticket_scans_id_idx"),
+            models.Index(
+                fields=["event_id", "ticket_id"],
+                condition=Q(ticket_id__isnull=False),
+                name="ticket_scans_ticket_idx",
+            ),
+        )
         constraints = (
             models.UniqueConstraint(fields=["event_id", "nonce"], name="ticket_scans_nonce_once"),
             # The last word on "once": whatever the code does, PostgreSQL keeps no second admission.
             models.UniqueConstraint(
                 fields=["event_id", "ticket_id"],
-                condition=Q(verdict="admitted", direction="entry", annulled_at=None),
+                condition=Q(verdict="admitted", direction="entry", reentry=False, annulled_at=None),
                 name="ticket_scans_admitted_once",
             ),
             models.CheckConstraint(
@@ -64,7 +80,41 @@ class Scan(PerEventModel):
             models.CheckConstraint(
                 condition=Q(direction__in=["entry", "exit"]), name="ticket_scans_direction_known"
             ),
+            models.CheckConstraint(
+                condition=Q(device_id__isnull=False, user_id=None) | Q(device_id=None, user_id__isnull=False),
+                name="ticket_scans_by_a_device_or_a_person",
+            ),
+            models.CheckConstraint(
+                condition=Q(forced_over=None) | Q(verdict="admitted", force_reason__isnull=False),
+                name="ticket_scans_forced_says_why",
+            ),
         )
 
     def __str__(self) -> str:
         return f"{self.direction} {self.verdict} {self.reason or ''}".strip()
+
+
+class Conflict(PerEventModel):
+    """An entry that a device let in while it was offline, and that the server refused when it heard of it."""
+
+    id = models.BigAutoField(primary_key=True)
+    event_id = models.IntegerField()
+    scan_id = models.BigIntegerField(help_text="the offline entry")
+    ticket_id = models.BigIntegerField()
+    reason = models.TextField(help_text="why it should have been refused")
+    earlier_scan_id = models.BigIntegerField(null=True, help_text="the entry that had used the ticket")
+    noticed_at = models.DateTimeField()
+    signed_off_at = models.DateTimeField(null=True, blank=True)
+    signed_off_by = models.TextField(blank=True, default="")
+    note = models.TextField(blank=True, default="", help_text="what the person who signed it off says of it")
+
+    class Meta:
+        db_table = "scan_conflicts"
+        indexes = (models.Index(fields=["id"], name="scan_conflicts_id_idx"),)
+        constraints = (
+            models.UniqueConstraint(fields=["event_id", "scan_id"], name="scan_conflicts_once_per_scan"),
+        )
+        permissions = (("sign_off_conflict", "Can sign off conflicts"),)
+
+    def __str__(self) -> str:
+        return f"{self.reason}, ticket {self.ticket_id}"

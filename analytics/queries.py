@@ -19,12 +19,18 @@ class ScanRecord(NamedTuple):
     nonce: str
     ticket_id: int | None
     gate_id: int
-    device_id: int
+    device_id: int | None
+    user_id: int | None
     direction: str
     verdict: str
     reason: str | None
     code: str | None
     scanned_at: datetime
+    happened_at: datetime
+    offline: bool
+    reentry: bool
+    forced_over: str | None
+    force_reason: str | None
 
 
 class EventRow(NamedTuple):
@@ -51,15 +57,75 @@ class EventTotals(NamedTuple):
     refused_by_reason: dict[str, int]
 
 
+class LoggedScan(NamedTuple):
+    """A row of the scan log, with the names of its gate and device."""
+
+    scan_id: int
+    nonce: str
+    ticket_id: int | None
+    gate: str | None
+    device: str | None
+    direction: str
+    verdict: str
+    reason: str | None
+    code: str | None
+    scanned_at: datetime
+    recorded_at: datetime
+    happened_at: datetime
+    offline: bool
+    forced_over: str | None
+    force_reason: str | None
+    annulled_at: datetime | None
+
+
+class ConflictRow(NamedTuple):
+    """An offline entry that was refused, and the entry that had used its ticket, if any."""
+
+    id: int
+    ticket_id: int
+    holder: str
+    reason: str
+    scan_id: int
+    gate: str | None
+    device: str | None
+    happened_at: datetime
+    earlier_scan_id: int | None
+    earlier_gate: str | None
+    earlier_device: str | None
+    earlier_happened_at: datetime | None
+    minutes_apart: float | None
+    noticed_at: datetime
+    signed_off_at: datetime | None
+    signed_off_by: str
+    note: str
+
+
+class SignOff(NamedTuple):
+    """Who signed a conflict off, when, with which words."""
+
+    signed_off_at: datetime
+    signed_off_by: str
+    note: str
+
+
 def record_scans(
     conn: Connection, *, event_id: int, scans: Sequence[ScanRecord], recorded_at: datetime
-) -> int:
-    """Append scans to the log; return how many were new: a nonce that is there adds nothing."""
-    columns = {f"{name}s": [getattr(scan, name) for scan in scans] for name in ScanRecord._fields}
-    result = conn.execute(
+) -> dict[str, int]:
+    """Append scans to the log; return the ids of those that were new, by nonce: one that is there adds nothing."""
+    values = zip(*scans, strict=True)
+    columns = {f"{name}s": list(column) for name, column in zip(ScanRecord._fields, values, strict=True)}
+    rows = conn.execute(
         _STATEMENTS["record_scans"], {"event_id": event_id, "recorded_at": recorded_at, **columns}
     )
-    return result.rowcount
+    return {row.nonce: row.scan_id for row in rows}
+
+
+def record_conflicts(conn: Connection, *, event_id: int, nonces: Sequence[str], noticed_at: datetime) -> None:
+    """Note offline entries of the log that were refused, with the entries that had used their tickets."""
+    conn.execute(
+        _STATEMENTS["record_conflicts"],
+        {"event_id": event_id, "nonces": list(nonces), "noticed_at": noticed_at},
+    )
 
 
 def event_by_slug(conn: Connection, *, slug: str) -> EventRow | None:
@@ -71,3 +137,46 @@ def event_by_slug(conn: Connection, *, slug: str) -> EventRow | None:
 def event_totals(conn: Connection, *, event_id: int) -> EventTotals:
     """Count one event's tickets and scans in one snapshot."""
     return EventTotals(*conn.execute(_STATEMENTS["event_totals"], {"event_id": event_id}).one())
+
+
+def scan_page(
+    conn: Connection,
+    *,
+    event_id: int,
+    before_id: int | None,
+    verdict: str | None,
+    gate: str | None,
+    page: int,
+) -> list[LoggedScan]:
+    """Return the event's scans before an id, newest first; a gate by its name."""
+    binds = {"event_id": event_id, "before_id": before_id, "verdict": verdict, "gate": gate, "page": page}
+    return [LoggedScan(*row) for row in conn.execute(_STATEMENTS["scan_page"], binds)]
+
+
+def conflict_page(
+    conn: Connection, *, event_id: int, before_id: int | None, open_only: bool, page: int
+) -> list[ConflictRow]:
+    """Return the event's conflicts before an id, newest first."""
+    binds = {"event_id": event_id, "before_id": before_id, "open_only": open_only, "page": page}
+    return [ConflictRow(*row) for row in conn.execute(_STATEMENTS["conflict_page"], binds)]
+
+
+def sign_off_conflict(
+    conn: Connection,
+    *,
+    event_id: int,
+    conflict_id: int,
+    signed_off_at: datetime,
+    signed_off_by: str,
+    note: str,
+) -> SignOff | None:
+    """Sign a conflict off and return who did it first; None where there is none."""
+    binds = {
+        "event_id": event_id,
+        "conflict_id": conflict_id,
+        "signed_off_at": signed_off_at,
+        "signed_off_by": signed_off_by,
+        "note": note,
+    }
+    row = conn.execute(_STATEMENTS["sign_off_conflict"], binds).one_or_none()
+    return SignOff(*row) if row else None

@@ -14,6 +14,7 @@ from django.views import defaults
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
+TRY_AGAIN = {429, 503}  # these say after how many seconds
 REASON_CHARS = 30
 PAGE = (
     '<!doctype html><html lang="en"><title>qrsite</title><meta name="viewport" content="width=device-width">'
@@ -53,7 +54,7 @@ def error_body(code: str, message: str, **details: Any) -> dict[str, Any]:
 def error_response(status: int, code: str, message: str, **details: Any) -> JsonResponse:
     """Return an error as a response."""
     response = JsonResponse(error_body(code, message, **details), status=status)
-    if status == 503:
+    if status in TRY_AGAIN:
         response["Retry-After"] = str(RETRY_AFTER_S)
     return response
 

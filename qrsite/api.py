@@ -15,6 +15,7 @@ from ninja.parser import Parser
 
 import analytics.api
 import tickets.api
+import tickets.scan_api
 from core.errors import QrsiteError, error_response, not_found, unexpected
 from tickets.auth import ServiceScope, StaffSession
 
@@ -41,6 +42,7 @@ api = NinjaAPI(
     urls_namespace="api",
 )
 api.add_router("", tickets.api.router)
+api.add_router("", tickets.scan_api.router)
 api.add_router(
     "/events",
     analytics.api.router,

@@ -18,7 +18,7 @@ from django.http import JsonResponse
 from django.utils.module_loading import import_string
 from pydantic import ValidationError
 
-from core.errors import RETRY_AFTER_S
+from core.errors import RETRY_AFTER_S, TRY_AGAIN
 from tickets.lane import Lane
 from tickets.schemas import ScanIn
 from tickets.tokens import DEVICE_PREFIX, token_hash
@@ -56,7 +56,7 @@ class ScanDoor:
         if reply is None:
             return False
         more = [(b"content-length", b"%d" % len(reply.body))]
-        if reply.status == 503:
+        if reply.status in TRY_AGAIN:
             more.append((b"retry-after", b"%d" % RETRY_AFTER_S))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers + more})
         await send({"type": "http.response.body", "body": reply.body})

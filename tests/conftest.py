@@ -45,7 +45,7 @@ def either_layout(request, db):
     """The hot tables as migrated, and again partitioned by event: what one machine and many have in common."""
     if request.param == "hash partitions":
         with connection.cursor() as cursor:
-            for table in ("ticket", "ticket_scans"):
+            for table in ("ticket", "ticket_scans", "ticket_transfers", "scan_conflicts"):
                 cursor.execute(f"ALTER TABLE {table} RENAME TO {table}_plain")
                 cursor.execute(
                     f"CREATE TABLE {table} (LIKE {table}_plain INCLUDING ALL) PARTITION BY HASH (event_id)"

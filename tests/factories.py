@@ -5,9 +5,10 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from analytics.models import Direction
-from tickets import admission, issuing
+from core import db
+from tickets import admission, issuing, judging, queries
 from tickets.models import Device, Event, Gate, ServiceToken
-from tickets.rules import EventWindow
+from tickets.rules import EventRules
 from tickets.tokens import DEVICE_PREFIX, SERVICE_PREFIX, new_token, token_hash
 
 NOW = datetime(2026, 6, 12, 19, 30, tzinfo=UTC)
@@ -42,10 +43,11 @@ def make_open_event(**fields) -> Event:
     )
 
 
-def make_device(event: Event, *, gate: str = "Main gate") -> tuple[Device, str]:
+def make_device(event: Event, *, gate: str = "Main gate", **fields: Any) -> tuple[Device, str]:
     token = new_token(DEVICE_PREFIX)
     place, _ = Gate.objects.get_or_create(event=event, name=gate)
-    return Device.objects.create(gate=place, name="Scanner", token_hash=token_hash(token)), token
+    fields = {"name": "Scanner", "rate_per_s": None, "token_hash": token_hash(token), **fields}
+    return Device.objects.create(gate=place, **fields), token
 
 
 def make_service(*scopes: str) -> str:
@@ -54,8 +56,8 @@ def make_service(*scopes: str) -> str:
     return token
 
 
-def issue(event: Event, number: int = 1) -> list[Issued]:
-    wishes = [issuing.Wish(f"Holder {index}", "", "standard", None) for index in range(number)]
+def issue(event: Event, number: int = 1, *, kind: str = "standard") -> list[Issued]:
+    wishes = [issuing.Wish(f"Holder {index}", "", kind, None) for index in range(number)]
     tickets = issuing.issue(event_id=event.id, wishes=wishes, now=NOW)
     return [
         Issued(ticket.ticket_id, issuing.code_of(event_id=event.id, ticket_id=ticket.ticket_id))
@@ -63,14 +65,19 @@ def issue(event: Event, number: int = 1) -> list[Issued]:
     ]
 
 
-def attempt(device: Device, code: str, nonce: str, direction: Direction = Direction.ENTRY) -> admission.Scan:
-    return admission.Scan(code, nonce, NOW, direction, device.gate_id, device.id)
+def attempt(
+    device: Device, code: str, nonce: str, direction: Direction = Direction.ENTRY, **more: Any
+) -> judging.Scan:
+    return judging.Scan(code, nonce, NOW, direction, device.gate_id, device.id, **more)
 
 
-def admit(device: Device, *scans: admission.Scan, now: datetime = NOW) -> list[Any]:
-    event = device.gate.event
-    window = EventWindow(event.doors_at, event.ends_at, event.zone)
-    return admission.admit(event_id=event.id, window=window, scans=scans, now=now)
+def rules_of(event: Event) -> EventRules:
+    with db.begin() as conn:
+        return queries.event_rules(conn, event_id=event.id)
+
+
+def admit(device: Device, *scans: judging.Scan, now: datetime = NOW) -> list[Any]:
+    return admission.admit(rules=rules_of(device.gate.event), scans=scans, now=now)
 
 
 def verdicts(answers: list[admission.Answer]) -> list[tuple[str, str | None, bool]]:

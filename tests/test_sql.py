@@ -13,7 +13,7 @@ from tests.factories import NOW
 
 APPS = ["health", "tickets", "analytics"]
 STATEMENTS = {f"{app}.{name}": text for app in APPS for name, text in sql.load(app).items()}
-HOT = {"ticket", "ticket_scans"}
+HOT = {"ticket", "ticket_scans", "ticket_transfers", "scan_conflicts"}
 BINDS = {
     "event_id": 1,
     "slug": "x",
@@ -38,6 +38,25 @@ BINDS = {
     "emails": ["", ""],
     "kinds": ["", ""],
     "references": [None, None],
+    "user_ids": [None, None],
+    "happened_ats": [NOW, NOW],
+    "offlines": [True, True],
+    "reentrys": [False, False],
+    "forced_overs": [None, None],
+    "force_reasons": [None, None],
+    "noticed_at": NOW,
+    "device_id": 1,
+    "offset_ms": 5,
+    "measured_at": NOW,
+    "before_id": None,
+    "verdict": None,
+    "gate": None,
+    "page": 10,
+    "open_only": True,
+    "conflict_id": 1,
+    "signed_off_at": NOW,
+    "signed_off_by": "a",
+    "note": "b",
 }
 
 
@@ -71,10 +90,14 @@ def plenty(db):
             INSERT INTO ticket (event_id, id, holder, email, kind, reference, issued_at, inside)
                  SELECT n % 40 + 1, n, 'Ada', '', '', 'r' || n, now(), FALSE FROM generate_series(1, 8000) AS n;
             INSERT INTO ticket_scans (event_id, ticket_id, gate_id, device_id, nonce, direction, verdict, reason,
-                                      scanned_at, recorded_at, offline)
-                 SELECT event_id, id, event_id, 1, 'n' || id, 'entry', 'refused', 'void', now(), now(), FALSE
+                                      scanned_at, recorded_at, happened_at, offline)
+                 SELECT event_id, id, event_id, 1, 'n' || id, 'entry', 'refused', 'void', now(), now(), now(), FALSE
                    FROM ticket;
-            ANALYZE event, gate, device, ticket, ticket_scans
+            INSERT INTO ticket_kind (id, event_id, name) SELECT e, e, 'VIP' FROM generate_series(1, 1000) AS e;
+            INSERT INTO gate_kind (gate_id, kind_id) SELECT e, e FROM generate_series(1, 1000) AS e;
+            INSERT INTO scan_conflicts (event_id, scan_id, ticket_id, reason, noticed_at, signed_off_by, note)
+                 SELECT event_id, id, ticket_id, 'void', now(), '', '' FROM ticket_scans;
+            ANALYZE event, gate, device, ticket, ticket_scans, ticket_kind, gate_kind, scan_conflicts
             """
         )
 

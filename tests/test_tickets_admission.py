@@ -13,8 +13,9 @@ from analytics.queries import event_totals
 from core import db
 from tests.factories import NOW, admit, attempt, issue, make_device, make_event, verdicts
 from tickets import codes, issuing, queries
-from tickets.admission import CODE_KEPT_CHARS, NonceReused
-from tickets.models import Ticket
+from tickets.admission import NonceReused
+from tickets.judging import APART, CODE_KEPT_CHARS
+from tickets.models import Event, Kind, Ticket
 from tickets.rules import MESSAGES, REASONS, RULES
 
 ENTRY, EXIT = Direction.ENTRY, Direction.EXIT
@@ -72,7 +73,7 @@ def test_a_second_scan_is_refused_with_when_and_where(device, ticket):
 
 
 def test_a_duplicate_on_another_day_is_told_the_date(device, ticket):
-    device.gate.event.ends_at = NOW + timedelta(days=9)
+    Event.objects.update(ends_at=NOW + timedelta(days=9))
     admit(device, attempt(device, ticket.code, "a"))
 
     [answer] = admit(device, attempt(device, ticket.code, "b"), now=NOW + timedelta(days=1))
@@ -153,7 +154,7 @@ def test_scans_of_one_batch_are_judged_in_order(device, ticket):
         ("refused", "unreadable", False),
     ]
     assert Ticket.objects.values_list("admitted_at", "admitted_gate_id", "inside").get() == (
-        NOW,
+        NOW + APART,
         device.gate_id,
         False,
     )
@@ -174,6 +175,7 @@ REFUSALS = {
     "transferred": lambda ticket, event: change(ticket, transferred_at=NOW),
     "too_early": lambda ticket, event: ticket.code,
     "too_late": lambda ticket, event: ticket.code,
+    "wrong_gate": lambda ticket, event: ticket.code,
     "already_admitted": lambda ticket, event: change(ticket, admitted_at=NOW),
     "not_inside": lambda ticket, event: ticket.code,
 }
@@ -191,10 +193,12 @@ def test_every_reason_is_given_and_logged(reason, device, ticket, event):
     code = REFUSALS[reason](ticket, event)
     direction = EXIT if reason == "not_inside" else ENTRY
 
+    device.gate.kinds.set([Kind.objects.create(event=event, name="VIP")] if reason == "wrong_gate" else [])
+
     [answer] = admit(device, attempt(device, code, "x", direction), now=AT.get(reason, NOW))
 
     assert verdicts([answer]) == [("refused", reason, False)]
-    known = reason in {"void", "transferred", "too_early", "too_late", "already_admitted", "not_inside"}
+    known = REASONS.index(reason) >= REASONS.index("void")
     assert log() == [
         ("x", direction, "refused", reason, ticket.id if known else None, None if known else code)
     ]

@@ -401,7 +401,7 @@ def test_an_ordinary_account_may_not_look(event, shop, client, django_user_model
 
 
 def test_the_wrong_method_is_a_405(device):
-    assert refusal(device.get("/api/v1/scans")) == (405, "method_not_allowed")
+    assert refusal(device.get("/api/v1/scans/batch")) == (405, "method_not_allowed")
 
 
 def test_the_api_documents_itself_to_staff_only(client, admin_client):
@@ -410,13 +410,19 @@ def test_the_api_documents_itself_to_staff_only(client, admin_client):
 
     assert sorted(paths) == [
         "/api/v1/devices/enrol",
+        "/api/v1/events/{slug}/conflicts",
+        "/api/v1/events/{slug}/conflicts/{conflict_id}/sign-off",
         "/api/v1/events/{slug}/stats",
         "/api/v1/events/{slug}/tickets",
         "/api/v1/keys",
         "/api/v1/scans",
+        "/api/v1/scans/batch",
+        "/api/v1/scans/{nonce}/annul",
         "/api/v1/tickets/{ticket_id}",
         "/api/v1/tickets/{ticket_id}/qr.png",
         "/api/v1/tickets/{ticket_id}/qr.svg",
+        "/api/v1/tickets/{ticket_id}/transfer",
+        "/api/v1/tickets/{ticket_id}/void",
     ]
     page = admin_client.get("/api/v1/docs").content.decode()
     assert "https://" not in page

@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
-from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -19,8 +18,8 @@ from django.utils.html import format_html
 
 from analytics.models import Scan
 from core.admin import CarefulAdmin
-from tickets import issuing
-from tickets.models import Device, Event, Gate, ServiceToken, Ticket, validate_time_zone
+from tickets import issuing, lifecycle
+from tickets.models import Device, Event, Gate, Kind, ServiceToken, Ticket, validate_time_zone
 from tickets.token_admin import DeviceAdmin, ServiceTokenAdmin
 
 admin.site.register(Device, DeviceAdmin)
@@ -28,10 +27,20 @@ admin.site.register(ServiceToken, ServiceTokenAdmin)
 
 
 class GateInline(admin.TabularInline):
-    """Gates beside their event."""
+    """Gates beside their event; which kinds they admit is on their own page."""
 
     model = Gate
+    fields = ("name",)
     extra = 1
+    can_delete = False
+    show_change_link = True
+
+
+class KindInline(admin.TabularInline):
+    """Kinds of tickets beside their event."""
+
+    model = Kind
+    extra = 0
     can_delete = False
 
 
@@ -42,7 +51,7 @@ class EventAdmin(CarefulAdmin):
     list_display = ("name", "slug", "time_zone", "doors", "starts", "ends", "capacity")
     search_fields = ("name", "slug")
     prepopulated_fields = {"slug": ("name",)}
-    inlines = (GateInline,)
+    inlines = (KindInline, GateInline)
 
     def changeform_view(
         self,
@@ -171,11 +180,8 @@ class TicketAdmin(CarefulAdmin):
 
     @admin.action(description="Void: refuse these tickets from now on", permissions=["change"])
     def void(self, request: HttpRequest, queryset: QuerySet[Ticket]) -> None:
-        """Void the chosen tickets that are not void yet; locked in the order that gates lock them."""
-        with transaction.atomic():
-            ids = queryset.filter(voided_at=None).order_by("id").select_for_update(of=("self",))
-            chosen = Ticket.objects.filter(id__in=[ticket.id for ticket in ids])
-            count = chosen.update(voided_at=timezone.now())
+        """Void the chosen tickets that are neither void nor passed on."""
+        count = lifecycle.void_many(queryset.values_list("id", flat=True), now=timezone.now())
         self.message_user(request, f"Voided: {count}.")
 
 

@@ -1,4 +1,4 @@
-"""HTTP: issue tickets, show them and their QR, judge scans."""
+"""HTTP: issue tickets, show them and their QR, void them, pass them on; scans are in tickets.scan_api."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ from ninja import Router, Status
 from ninja.decorators import decorate_view
 
 from core.errors import NotFound
-from tickets import admission, enrolment, issuing, keys
-from tickets.auth import DeviceToken, ServiceScope, StaffSession
+from tickets import enrolment, issuing, keys, lifecycle
+from tickets.auth import ServiceScope, StaffSession
 from tickets.models import Event, Ticket
-from tickets.rules import EventWindow
 from tickets.schemas import (
     EnrolIn,
     EnrolOut,
     Jwks,
-    ScanIn,
-    ScanOut,
+    NewHolder,
     TicketDetail,
     TicketsIn,
     TicketsOut,
-    scan_out,
+    TransferIn,
 )
 
 router = Router(tags=["tickets"])
@@ -80,16 +78,7 @@ def issue_tickets(request: HttpRequest, slug: str, body: TicketsIn) -> Status[di
 @router.get("/tickets/{int:ticket_id}", response=TicketDetail, auth=may_read)
 def show_ticket(request: HttpRequest, ticket_id: int) -> dict[str, Any]:
     """Show one ticket."""
-    ticket = _find(ticket_id)
-    return {
-        **_ticket(ticket.event_id, ticket.id, ticket.holder, ticket.email, ticket.kind, ticket.reference),
-        "event": ticket.event.slug,
-        "issued_at": ticket.issued_at,
-        "voided_at": ticket.voided_at,
-        "transferred_at": ticket.transferred_at,
-        "admitted_at": ticket.admitted_at,
-        "inside": ticket.inside,
-    }
+    return _detail(_find(ticket_id))
 
 
 @router.get("/tickets/{int:ticket_id}/qr.svg", auth=may_read, openapi_extra={"responses": {200: {}}})
@@ -104,20 +93,28 @@ def ticket_qr_png(request: HttpRequest, ticket_id: int) -> HttpResponse:
     return _qr(ticket_id, "png", "image/png")
 
 
-@router.post("/scans", response=ScanOut, auth=DeviceToken(), tags=["scans"])
-def scan(request: HttpRequest, body: ScanIn) -> dict[str, Any]:
-    """Judge one scan at the device's gate. A refusal is an answer too: HTTP 200."""
-    now = timezone.now()
-    device = request.auth  # type: ignore[attr-defined]
-    event = device.gate.event
-    attempt = admission.Scan(
-        body.code, body.nonce, body.scanned_at or now, body.direction, device.gate_id, device.id
+@router.post("/tickets/{int:ticket_id}/void", response=TicketDetail, auth=ServiceScope("tickets:write"))
+def void_ticket(request: HttpRequest, ticket_id: int) -> dict[str, Any]:
+    """Refuse a ticket from now on."""
+    return _detail(lifecycle.void(ticket_id=ticket_id, now=timezone.now()))
+
+
+@router.post(
+    "/tickets/{int:ticket_id}/transfer", response={201: TicketDetail}, auth=ServiceScope("tickets:write")
+)
+def transfer_ticket(request: HttpRequest, ticket_id: int, body: TransferIn) -> Status[dict[str, Any]]:
+    """Pass a ticket on: its code is refused from now on, the new holder gets a new one."""
+    to = NewHolder(holder=body.to) if isinstance(body.to, str) else body.to
+    service = request.auth  # type: ignore[attr-defined]
+    new = lifecycle.transfer(
+        ticket_id=ticket_id,
+        holder=to.holder,
+        email=to.email or "",
+        reference=body.reference,
+        by=f"service {service.name}",
+        now=timezone.now(),
     )
-    window = EventWindow(event.doors_at, event.ends_at, event.zone)
-    [answer] = admission.admit(event_id=event.id, window=window, scans=[attempt], now=now)
-    if isinstance(answer, admission.NonceReused):
-        raise answer
-    return scan_out(answer)
+    return Status(201, _detail(new))
 
 
 def _find(ticket_id: int) -> Ticket:
@@ -125,6 +122,18 @@ def _find(ticket_id: int) -> Ticket:
     if ticket is None:
         raise NotFound("There is no such ticket.")
     return ticket
+
+
+def _detail(ticket: Ticket) -> dict[str, Any]:
+    return {
+        **_ticket(ticket.event_id, ticket.id, ticket.holder, ticket.email, ticket.kind, ticket.reference),
+        "event": ticket.event.slug,
+        "issued_at": ticket.issued_at,
+        "voided_at": ticket.voided_at,
+        "transferred_at": ticket.transferred_at,
+        "admitted_at": ticket.admitted_at,
+        "inside": ticket.inside,
+    }
 
 
 def _ticket(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NoReturn, cast
 
 from django.contrib.auth.models import AbstractBaseUser, PermissionsMixin
 from django.http import HttpRequest
+from django.utils import timezone
 from ninja.security import APIKeyCookie, HttpBearer
 
+from core import db
 from core.errors import QrsiteError
-from tickets.models import Device, ServiceToken
+from tickets import queries, rate
+from tickets.models import ServiceToken
 from tickets.tokens import DEVICE_PREFIX, SERVICE_PREFIX, token_hash
 
 
@@ -28,16 +32,34 @@ class Forbidden(QrsiteError):
 
 
 class DeviceToken(HttpBearer):
-    """Admit devices that are not revoked, with their gate and event."""
+    """Admit devices that are not revoked and don't call too often, with their gate and event."""
 
-    def authenticate(self, request: HttpRequest, token: str) -> Device:
-        """Return the device; one query, and no cache: revoking takes effect at once."""
+    def __init__(self, *, cost: int = 1) -> None:
+        super().__init__()
+        self.cost = cost
+
+    def authenticate(self, request: HttpRequest, token: str) -> queries.DeviceAtGate:
+        """Return the device; no cache: revoking takes effect at once."""
         if token.startswith(SERVICE_PREFIX):
             raise Forbidden("A service token can't scan: use the token of a device.")
-        found = Device.objects.select_related("gate__event").filter(
-            token_hash=token_hash(token), revoked_at=None
-        )
-        return found.first() or _unknown()
+        digest = token_hash(token)
+        with db.begin() as conn:
+            device = queries.devices_by_token(conn, token_hashes=[digest]).get(digest) or _unknown()
+            queries.devices_seen(conn, device_ids=[device.device_id], seen_at=timezone.now())
+        check_rate(device, cost=self.cost)
+        return device
+
+
+def check_rate(device: queries.DeviceAtGate, *, cost: int = 1) -> None:
+    """Refuse a device that calls more often than it may.
+
+    Raises:
+        TooManyCalls
+    """
+    if device.rate_per_s is not None and not rate.DEVICES.allow(
+        device.device_id, rate_per_s=device.rate_per_s, now_s=time.monotonic(), cost=cost
+    ):
+        raise rate.TooManyCalls("This device calls too often. Please wait a second.")
 
 
 class ServiceScope(HttpBearer):

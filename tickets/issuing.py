@@ -1,4 +1,4 @@
-"""Issue tickets: once per reference, never beyond the event's capacity."""
+"""Issue tickets: once per reference, of a kind that the event has, never beyond a capacity."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ from tickets.models import random_ticket_id
 
 
 class CapacityExceeded(QrsiteError):
-    """These tickets would be more than the event admits."""
+    """These tickets would be more than the event, or one of their kinds, admits."""
 
     code = "capacity_exceeded"
     status = 409
+
+
+class UnknownKind(QrsiteError):
+    """The event has kinds of tickets, and this is none of them: it would escape their rules."""
+
+    code = "unknown_kind"
+    status = 422
 
 
 class Wish(NamedTuple):
@@ -35,19 +42,39 @@ def issue(*, event_id: int, wishes: Sequence[Wish], now: datetime) -> list[queri
     A reference that the event has returns its ticket as it is, in this call or any other.
 
     Raises:
-        CapacityExceeded: nothing was issued.
+        CapacityExceeded, UnknownKind: nothing was issued.
     """
     new = [queries.NewTicket(random_ticket_id(), *wish) for wish in wishes]
     references = {wish.reference for wish in wishes if wish.reference is not None}
     with db.begin() as conn:
         capacity = queries.lock_event(conn, event_id=event_id)
-        before = queries.valid_tickets(conn, event_id=event_id) if capacity is not None else 0
+        kinds = queries.kind_capacities(conn, event_id=event_id)
+        limits = {kind: limit for kind, limit in kinds.items() if limit is not None}
+        is_limited = capacity is not None or bool(limits)
+        before = queries.valid_tickets(conn, event_id=event_id) if is_limited else {}
         queries.insert_tickets(conn, event_id=event_id, tickets=new, issued_at=now)
         kept = queries.tickets_by_reference(conn, event_id=event_id, references=references)
-        if capacity is not None and queries.valid_tickets(conn, event_id=event_id) > max(capacity, before):
-            left = max(capacity - before, 0)
-            raise CapacityExceeded(f"The event admits {capacity}; {left} more can be issued.", left=left)
-    return [ticket if ticket.reference is None else kept[ticket.reference] for ticket in new]
+        issued = [ticket if ticket.reference is None else kept[ticket.reference] for ticket in new]
+        _check_kinds({ticket.kind for ticket in set(new) & set(issued)}, kinds)
+        if is_limited:
+            after = queries.valid_tickets(conn, event_id=event_id)
+            for kind, limit in limits.items():
+                _check_capacity(f"The kind {kind}", limit, before.get(kind, 0), after.get(kind, 0))
+            if capacity is not None:
+                _check_capacity("The event", capacity, sum(before.values()), sum(after.values()))
+    return issued
+
+
+def _check_kinds(wanted: set[str], kinds: dict[str, int | None]) -> None:
+    if kinds and (unknown := sorted(wanted - kinds.keys())):
+        known = ", ".join(kinds)
+        raise UnknownKind(f"The event has no kind {unknown[0]!r}, but: {known}.", field="kind")
+
+
+def _check_capacity(whose: str, limit: int, before: int, after: int) -> None:
+    if after > max(limit, before):
+        left = max(limit - before, 0)
+        raise CapacityExceeded(f"{whose} admits {limit}; {left} more can be issued.", left=left)
 
 
 def code_of(*, event_id: int, ticket_id: int) -> str:

@@ -13,19 +13,19 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
 
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
 from core import db
-from core.errors import OVERLOADED, error_body, unexpected
+from core.errors import OVERLOADED, QrsiteError, error_body, unexpected
 from core.purpose import SCAN, entering
 from tickets import admission, queries
-from tickets.rules import EventWindow
+from tickets.auth import check_rate
+from tickets.judging import Scan
+from tickets.rules import EventRules
+from tickets.scanning import scan_of
 from tickets.schemas import ScanIn, scan_out
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 BATCH_MAX = 256
 WAITING_MAX = 4_000
 DEADLINE_S = 1.0
-DEVICE_TRUSTED_S = 5.0  # how long a token is not looked up again: revoking takes effect within 5 s
+# How long a token and its event's rules are not looked up again: revoking takes effect within 5 s.
+TRUSTED_S = 5.0
 LABEL = "POST /api/v1/scans"
 
 
@@ -62,6 +63,14 @@ class Attempt:
             self.answer.set_result(reply)
 
 
+class Known(NamedTuple):
+    """A device and its event's rules, as they were a moment ago."""
+
+    device: queries.DeviceAtGate
+    rules: EventRules
+    until_s: float
+
+
 Batch = list[Attempt]
 # Where the token is not valid the lane has no answer: the view tells what is wrong with it.
 Replies = Sequence[Reply | None]
@@ -73,7 +82,7 @@ class Lane:
     def __init__(self) -> None:
         self._waiting: deque[Attempt] = deque()
         self._is_judging = False
-        self._devices: dict[bytes, tuple[queries.DeviceAtGate, float]] = {}
+        self._known: dict[bytes, Known] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scan-lane")
 
     async def judge(self, token_hash: bytes, scan: ScanIn) -> Reply | None:
@@ -118,61 +127,51 @@ class Lane:
 
     def _replies(self, batch: Batch) -> Replies:
         """Judge a batch, each event's scans in a transaction of their own."""
-        devices = self._look_up({attempt.token_hash for attempt in batch})
-        known = [
-            (index, devices[attempt.token_hash])
-            for index, attempt in enumerate(batch)
-            if attempt.token_hash in devices
-        ]
+        self._look_up({attempt.token_hash for attempt in batch})
+        now = timezone.now()
         replies: list[Reply | None] = [None] * len(batch)
-        by_event = sorted(known, key=lambda item: item[1].event_id)
-        for _, group in groupby(by_event, key=lambda item: item[1].event_id):
-            places = list(group)
-            found = _judge_for_event([(batch[index].scan, device) for index, device in places])
-            for (index, _), reply in zip(places, found, strict=True):
-                replies[index] = reply
+        wanted: dict[int, list[tuple[int, Scan]]] = {}
+        rules: dict[int, EventRules] = {}
+        for place, attempt in enumerate(batch):
+            if known := self._known.get(attempt.token_hash):
+                try:
+                    check_rate(known.device)
+                    scan = scan_of(attempt.scan, known.device, now)
+                except QrsiteError as error:
+                    replies[place] = _reply(error)
+                    continue
+                wanted.setdefault(known.device.event_id, []).append((place, scan))
+                rules[known.device.event_id] = known.rules
+        for event_id in sorted(wanted):
+            places, scans = zip(*wanted[event_id], strict=True)
+            found = admission.admit_apart(rules=rules[event_id], scans=scans, now=now)
+            for place, outcome in zip(places, found, strict=True):
+                replies[place] = _reply(outcome)
         return replies
 
-    def _look_up(self, hashes: set[bytes]) -> dict[bytes, queries.DeviceAtGate]:
-        """Return the devices that these tokens belong to; whom it saw lately it knows."""
+    def _look_up(self, hashes: set[bytes]) -> None:
+        """Get to know the devices that these tokens belong to."""
         now_s = time.monotonic()
-        self._devices = {token: known for token, known in self._devices.items() if known[1] > now_s}
-        if unknown := hashes - self._devices.keys():
+        self._known = {token: known for token, known in self._known.items() if known.until_s > now_s}
+        if unknown := hashes - self._known.keys():
             with db.begin() as conn:
                 found = queries.devices_by_token(conn, token_hashes=unknown)
                 ids = [device.device_id for device in found.values()]
                 queries.devices_seen(conn, device_ids=ids, seen_at=timezone.now())
-            self._devices |= {token: (device, now_s + DEVICE_TRUSTED_S) for token, device in found.items()}
-        return {token: self._devices[token][0] for token in hashes & self._devices.keys()}
+                rules = {
+                    event_id: queries.event_rules(conn, event_id=event_id)
+                    for event_id in sorted({device.event_id for device in found.values()})
+                }
+            for token, device in found.items():
+                self._known[token] = Known(device, rules[device.event_id], now_s + TRUSTED_S)
 
 
-def _judge_for_event(wanted: list[tuple[ScanIn, queries.DeviceAtGate]]) -> list[Reply]:
-    """Judge scans of one event in one transaction; one that can't be recorded never spoils the others."""
-    now = timezone.now()
-    event = wanted[0][1]
-    scans = [
-        admission.Scan(
-            scan.code, scan.nonce, scan.scanned_at or now, scan.direction, device.gate_id, device.device_id
-        )
-        for scan, device in wanted
-    ]
-    window = EventWindow(event.doors_at, event.ends_at, ZoneInfo(event.time_zone))
-    try:
-        answers = admission.admit(event_id=event.event_id, window=window, scans=scans, now=now)
-    except (OperationalError, InterfaceError) as error:
-        return [_failed(error)] * len(wanted)
-    except Exception as error:
-        if len(wanted) == 1:
-            return [_failed(error)]
-        log.warning("%s scans are judged one by one, for together they failed: %s", len(wanted), error)
-        return [reply for each in wanted for reply in _judge_for_event([each])]
-    return [_reply(answer) for answer in answers]
-
-
-def _reply(answer: admission.Answer | admission.NonceReused) -> Reply:
-    if isinstance(answer, admission.NonceReused):
-        return _error(answer.status, answer.code, str(answer))
-    return Reply(200, json.dumps(scan_out(answer), cls=DjangoJSONEncoder).encode())
+def _reply(outcome: admission.Answer | Exception) -> Reply:
+    if isinstance(outcome, admission.Answer):
+        return Reply(200, json.dumps(scan_out(outcome), cls=DjangoJSONEncoder).encode())
+    if isinstance(outcome, QrsiteError):
+        return _error(outcome.status, outcome.code, str(outcome))
+    return _failed(outcome)
 
 
 def _failed(error: Exception) -> Reply:

@@ -9,11 +9,13 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
 from core.models import PerEventModel
+from tickets.rules import Reentry
 
 # They let a name be shown as another.
 _DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -56,6 +58,15 @@ class Event(models.Model):
         null=True, blank=True, help_text="how many valid tickets there may be; empty = no limit"
     )
 
+    reentry = models.CharField(
+        "re-entry",
+        max_length=20,
+        choices=Reentry,
+        default=Reentry.NEVER,
+        db_default=Reentry.NEVER,
+        help_text="whether a ticket that was admitted is admitted again",
+    )
+
     class Meta:
         db_table = "event"
         ordering = ("-starts_at",)
@@ -81,12 +92,53 @@ class Event(models.Model):
         return f"{when.astimezone(self.zone):%a %d %b %Y, %H:%M}"
 
 
+class Kind(models.Model):
+    """A kind of ticket. An event without kinds takes any word for one, and makes no difference between them."""
+
+    id = models.AutoField(primary_key=True)
+    event = models.ForeignKey(Event, models.PROTECT, db_constraint=False)
+    name = models.CharField(
+        max_length=100, validators=[validate_line], help_text="as the tickets say it; it stays"
+    )
+    capacity = models.PositiveIntegerField(
+        null=True, blank=True, help_text="how many valid tickets of it there may be; empty = no limit"
+    )
+    admits_from = models.DateTimeField(
+        null=True, blank=True, help_text="venue time; empty: when the doors open"
+    )
+    admits_until = models.DateTimeField(
+        null=True, blank=True, help_text="venue time; empty: when the event ends"
+    )
+
+    class Meta:
+        db_table = "ticket_kind"
+        ordering = ("name",)
+        verbose_name = "ticket kind"
+        constraints = (
+            models.UniqueConstraint(fields=["event", "name"], name="kind_name_once_per_event"),
+            models.CheckConstraint(
+                condition=Q(admits_from=None) | Q(admits_until=None) | Q(admits_from__lt=F("admits_until")),
+                name="kind_window_in_order",
+                violation_error_message="Admission begins before it ends.",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Gate(models.Model):
     """A place where tickets are scanned."""
 
     id = models.AutoField(primary_key=True)
     event = models.ForeignKey(Event, models.PROTECT, db_constraint=False)
     name = models.CharField(max_length=100)
+    kinds = models.ManyToManyField(
+        Kind,
+        db_table="gate_kind",
+        blank=True,
+        help_text="the only kinds that it admits; none chosen = all tickets",
+    )
 
     class Meta:
         db_table = "gate"
@@ -103,17 +155,41 @@ class Device(models.Model):
     id = models.AutoField(primary_key=True)
     gate = models.ForeignKey(Gate, models.PROTECT, db_constraint=False)
     name = models.CharField(max_length=100)
+    is_supervisor = models.BooleanField(
+        "supervisor's",
+        default=False,
+        db_default=False,
+        help_text="may admit in spite of a refusal, with a reason",
+    )
+    rate_per_s = models.PositiveIntegerField(
+        "calls a second",
+        null=True,
+        blank=True,
+        default=50,
+        db_default=50,
+        validators=[MinValueValidator(1)],
+        help_text="what it may do in the long run; more is refused with 429; empty = no limit",
+    )
     token_hash = models.BinaryField(max_length=32, unique=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     enrolled_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_seen_at = models.DateTimeField(
         "last seen", null=True, blank=True, editable=False, help_text="to the minute"
     )
+    clock_offset_ms = models.BigIntegerField(
+        "clock is off by (ms)",
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="how far ahead of ours its clock was when it last sent its offline scans",
+    )
+    clock_measured_at = models.DateTimeField(null=True, blank=True, editable=False)
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
         db_table = "device"
         ordering = ("name",)
+        permissions = (("grant_supervisor", "Can make a device a supervisor's"),)
 
     def __str__(self) -> str:
         return self.name
@@ -166,9 +242,35 @@ class Ticket(PerEventModel):
         constraints = (
             models.UniqueConstraint(fields=["event", "reference"], name="ticket_reference_once_per_event"),
         )
+        permissions = (
+            ("check_in_ticket", "Can check in by hand"),
+            ("force_admission", "Can admit by hand in spite of a refusal"),
+        )
 
     def __str__(self) -> str:
         return f"{self.holder} ({self.id})"
+
+
+class Transfer(PerEventModel):
+    """A ticket that was passed on: the holder's code is refused from then on, the new holder has a new ticket."""
+
+    id = models.BigAutoField(primary_key=True)
+    event = models.ForeignKey(Event, models.PROTECT, db_constraint=False, db_index=False)
+    from_ticket_id = models.BigIntegerField()
+    to_ticket_id = models.BigIntegerField()
+    transferred_at = models.DateTimeField()
+    transferred_by = models.TextField(help_text="the service or the person")
+
+    class Meta:
+        db_table = "ticket_transfers"
+        indexes = (models.Index(fields=["id"], name="ticket_transfers_id_idx"),)
+        constraints = (
+            models.UniqueConstraint(fields=["event", "from_ticket_id"], name="ticket_transfers_from_once"),
+            models.UniqueConstraint(fields=["event", "to_ticket_id"], name="ticket_transfers_to_once"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.from_ticket_id} to {self.to_ticket_id}"
 
 
 class Enrolment(models.Model):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
 from core import sql
-from tickets.rules import TicketState
+from tickets.rules import EventRules, GateRules, KindRules, TicketState
 
 _STATEMENTS = sql.load("tickets")
 
@@ -18,12 +19,14 @@ class StoredVerdict(NamedTuple):
     """A verdict given before, with its ticket as it is now."""
 
     nonce: str
-    scan_id: int
+    scan_id: int | None
     direction: str
     verdict: str
     reason: str | None
     ticket_id: int | None
     code: str | None
+    forced_over: str | None
+    annulled_at: datetime | None
     holder: str | None
     kind: str | None
     admitted_at: datetime | None
@@ -31,14 +34,13 @@ class StoredVerdict(NamedTuple):
 
 
 class DeviceAtGate(NamedTuple):
-    """A device with the gate that it scans for, and when the gate's event admits."""
+    """A device with the gate that it scans for, and what it may."""
 
     device_id: int
     gate_id: int
     event_id: int
-    doors_at: datetime
-    ends_at: datetime
-    time_zone: str
+    is_supervisor: bool
+    rate_per_s: int | None
 
 
 class NewTicket(NamedTuple):
@@ -61,6 +63,31 @@ def devices_by_token(conn: Connection, *, token_hashes: Iterable[bytes]) -> dict
     """Return the devices that are not revoked, by the hash of their token."""
     rows = conn.execute(_STATEMENTS["devices_by_token"], {"token_hashes": list(token_hashes)})
     return {bytes(row.token_hash): DeviceAtGate(*row[1:]) for row in rows}
+
+
+def event_rules(conn: Connection, *, event_id: int) -> EventRules:
+    """Return what decides about the event's tickets."""
+    event = conn.execute(_STATEMENTS["event_rules"], {"event_id": event_id}).one()
+    gates = conn.execute(_STATEMENTS["gate_rules"], {"event_id": event_id})
+    kinds = conn.execute(_STATEMENTS["kind_rules"], {"event_id": event_id})
+    return EventRules(
+        event_id=event_id,
+        doors_at=event.doors_at,
+        ends_at=event.ends_at,
+        zone=ZoneInfo(event.time_zone),
+        reentry=event.reentry,
+        kinds={row.name: KindRules(row.admits_from, row.admits_until) for row in kinds},
+        gates={
+            row.gate_id: GateRules(row.name, None if row.kinds is None else frozenset(row.kinds))
+            for row in gates
+        },
+    )
+
+
+def kind_capacities(conn: Connection, *, event_id: int) -> dict[str, int | None]:
+    """Return the kinds that the event has, each with its capacity."""
+    rows = conn.execute(_STATEMENTS["kind_rules"], {"event_id": event_id})
+    return {row.name: row.capacity for row in rows}
 
 
 def lock_tickets(conn: Connection, *, event_id: int, ticket_ids: Iterable[int]) -> dict[int, TicketState]:
@@ -86,9 +113,9 @@ def save_states(conn: Connection, *, event_id: int, tickets: Sequence[TicketStat
     conn.execute(_STATEMENTS["save_states"], {"event_id": event_id, **columns})
 
 
-def restore_states(conn: Connection, *, event_id: int, ticket_ids: Iterable[int]) -> None:
-    """Write the admission that the scan log has of tickets whose row has none."""
-    conn.execute(_STATEMENTS["restore_states"], {"event_id": event_id, "ticket_ids": list(ticket_ids)})
+def restate(conn: Connection, *, event_id: int, ticket_ids: Iterable[int]) -> None:
+    """Write the admission of tickets that lock_tickets holds as the scan log has it."""
+    conn.execute(_STATEMENTS["restate"], {"event_id": event_id, "ticket_ids": list(ticket_ids)})
 
 
 def lock_event(conn: Connection, *, event_id: int) -> int | None:
@@ -115,12 +142,20 @@ def tickets_by_reference(
     return {row.reference: NewTicket(*row) for row in rows}
 
 
-def valid_tickets(conn: Connection, *, event_id: int) -> int:
-    """Count the event's tickets that are neither void nor transferred."""
-    count: int = conn.execute(_STATEMENTS["valid_tickets"], {"event_id": event_id}).scalar_one()
-    return count
+def valid_tickets(conn: Connection, *, event_id: int) -> dict[str, int]:
+    """Count the event's tickets that are neither void nor transferred, by kind."""
+    rows = conn.execute(_STATEMENTS["valid_tickets"], {"event_id": event_id})
+    return {row.kind: row.tickets for row in rows}
 
 
 def devices_seen(conn: Connection, *, device_ids: Iterable[int], seen_at: datetime) -> None:
     """Note that devices were seen, at most once a minute for each; never waits for a lock."""
     conn.execute(_STATEMENTS["devices_seen"], {"device_ids": list(device_ids), "seen_at": seen_at})
+
+
+def note_clock(conn: Connection, *, device_id: int, offset_ms: int, measured_at: datetime) -> None:
+    """Note how far ahead of ours a device's clock is."""
+    conn.execute(
+        _STATEMENTS["note_clock"],
+        {"device_id": device_id, "offset_ms": offset_ms, "measured_at": measured_at},
+    )

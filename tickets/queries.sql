@@ -1,11 +1,11 @@
 -- name: stored_verdicts
 -- One row per nonce that was answered before: nonce text, scan_id bigint, direction, verdict text, reason text or
--- NULL, ticket_id bigint or else code text, and the ticket as it is now, or NULLs: holder text, kind text,
--- admitted_at timestamptz, gate text.
+-- NULL, ticket_id bigint or else code text, forced_over text or NULL, annulled_at timestamptz or NULL, and the ticket as
+-- it is now, or NULLs: holder text, kind text, admitted_at timestamptz, gate text.
 -- Binds: event_id int, nonces text[].
 -- Index: ticket_scans_nonce_once, ticket_pkey.
    SELECT scan.nonce, scan.id AS scan_id, scan.direction, scan.verdict, scan.reason, scan.ticket_id, scan.code,
-          ticket.holder, ticket.kind, ticket.admitted_at, gate.name AS gate
+          scan.forced_over, scan.annulled_at, ticket.holder, ticket.kind, ticket.admitted_at, gate.name AS gate
      FROM ticket_scans AS scan
 LEFT JOIN ticket
        ON ticket.event_id = :event_id
@@ -17,20 +17,49 @@ LEFT JOIN gate
  ORDER BY scan.nonce;
 
 -- name: devices_by_token
--- One row per token that is valid: token_hash bytea, device_id int, gate_id int, event_id int, and of the event
--- doors_at, ends_at timestamptz, time_zone text.
+-- One row per token that is valid: token_hash bytea, device_id int, gate_id int, event_id int, is_supervisor boolean,
+-- rate_per_s int or NULL (no limit).
 -- Binds: token_hashes bytea[].
--- Index: device_token_hash_key, gate_pkey, event_pkey.
-  SELECT device.token_hash, device.id AS device_id, gate.id AS gate_id, event.id AS event_id,
-         event.doors_at, event.ends_at, event.time_zone
+-- Index: device_token_hash_key, gate_pkey.
+  SELECT device.token_hash, device.id AS device_id, gate.id AS gate_id, gate.event_id, device.is_supervisor,
+         device.rate_per_s
     FROM device
     JOIN gate
       ON gate.id = device.gate_id
-    JOIN event
-      ON event.id = gate.event_id
    WHERE device.token_hash = ANY(CAST(:token_hashes AS bytea[]))
      AND device.revoked_at IS NULL
 ORDER BY device.id;
+
+-- name: event_rules
+-- One row: doors_at, ends_at timestamptz, time_zone text, reentry text.
+-- Binds: event_id int.
+-- Index: event_pkey.
+SELECT doors_at, ends_at, time_zone, reentry
+  FROM event
+ WHERE id = :event_id;
+
+-- name: kind_rules
+-- One row per kind of the event: name text, admits_from, admits_until timestamptz or NULL, capacity int or NULL.
+-- Binds: event_id int.
+-- Index: kind_name_once_per_event.
+  SELECT name, admits_from, admits_until, capacity
+    FROM ticket_kind
+   WHERE event_id = :event_id
+ORDER BY name;
+
+-- name: gate_rules
+-- One row per gate of the event: gate_id int, name text, kinds text[] (the only ones that it admits) or NULL (all).
+-- Binds: event_id int.
+-- Index: gate's on event_id, gate_kind's on gate_id, ticket_kind_pkey.
+   SELECT gate.id AS gate_id, gate.name, array_agg(kind.name) FILTER (WHERE kind.id IS NOT NULL) AS kinds
+     FROM gate
+LEFT JOIN gate_kind
+       ON gate_kind.gate_id = gate.id
+LEFT JOIN ticket_kind AS kind
+       ON kind.id = gate_kind.kind_id
+    WHERE gate.event_id = :event_id
+ GROUP BY gate.id, gate.name
+ ORDER BY gate.id;
 
 -- name: lock_tickets
 -- One row per ticket found, locked until the transaction ends: ticket_id bigint, holder text, kind text,
@@ -68,23 +97,30 @@ UPDATE ticket
  WHERE ticket.event_id = :event_id
    AND ticket.id = state.ticket_id;
 
--- name: restore_states
--- No rows. Writes the admission that the log has of tickets whose row has none; whoever is restored counts as inside.
+-- name: restate
+-- No rows. Writes of tickets that lock_tickets holds what the log says: the first entry, and whether the last one who
+-- went through went in. What was annulled never happened.
 -- Binds: event_id int, ticket_ids bigint[].
--- Index: ticket_pkey, ticket_scans_admitted_once.
+-- Index: ticket_pkey, ticket_scans_ticket_idx.
 UPDATE ticket
-   SET admitted_at = scan.recorded_at,
-       admitted_gate_id = scan.gate_id,
-       inside = TRUE
-  FROM ticket_scans AS scan
- WHERE scan.event_id = :event_id
-   AND scan.ticket_id = ANY(CAST(:ticket_ids AS bigint[]))
-   AND scan.verdict = 'admitted'
-   AND scan.direction = 'entry'
-   AND scan.annulled_at IS NULL
-   AND ticket.event_id = :event_id
-   AND ticket.id = scan.ticket_id
-   AND ticket.admitted_at IS NULL;
+   SET admitted_at = state.admitted_at,
+       admitted_gate_id = state.admitted_gate_id,
+       inside = state.inside
+  FROM (SELECT wanted.id,
+               min(scan.happened_at) FILTER (WHERE scan.direction = 'entry') AS admitted_at,
+               (array_agg(scan.gate_id ORDER BY scan.happened_at, scan.id)
+                FILTER (WHERE scan.direction = 'entry'))[1] AS admitted_gate_id,
+               coalesce((array_agg(scan.direction ORDER BY scan.happened_at DESC, scan.id DESC))[1] = 'entry',
+                        FALSE) AS inside
+          FROM unnest(CAST(:ticket_ids AS bigint[])) AS wanted (id)
+     LEFT JOIN ticket_scans AS scan
+            ON scan.event_id = :event_id
+           AND scan.ticket_id = wanted.id
+           AND scan.verdict = 'admitted'
+           AND scan.annulled_at IS NULL
+      GROUP BY wanted.id) AS state
+ WHERE ticket.event_id = :event_id
+   AND ticket.id = state.id;
 
 -- name: lock_event
 -- One row: capacity int or NULL. Tickets of one event are counted and issued one call after the other.
@@ -120,14 +156,16 @@ ON CONFLICT (event_id, reference) DO NOTHING;
 ORDER BY id;
 
 -- name: valid_tickets
--- One row: tickets bigint (count), those that are neither void nor transferred.
+-- One row per kind: kind text, tickets bigint (count), those that are neither void nor transferred.
 -- Binds: event_id int.
 -- Index: any that begins with event_id: it reads the event's rows.
-SELECT count(*) AS tickets
-  FROM ticket
- WHERE event_id = :event_id
-   AND voided_at IS NULL
-   AND transferred_at IS NULL;
+  SELECT kind, count(*) AS tickets
+    FROM ticket
+   WHERE event_id = :event_id
+     AND voided_at IS NULL
+     AND transferred_at IS NULL
+GROUP BY kind
+ORDER BY kind;
 
 -- name: devices_seen
 -- No rows. Notes that devices were seen, at most once a minute for each; one that somebody else is writing to is left out,
@@ -143,3 +181,12 @@ UPDATE device
                               OR last_seen_at <= CAST(:seen_at AS timestamptz) - INTERVAL '1 minute')
                     ORDER BY id
                          FOR UPDATE SKIP LOCKED));
+
+-- name: note_clock
+-- No rows. Notes how far ahead of ours a device's clock is.
+-- Binds: device_id int, offset_ms bigint, measured_at timestamptz.
+-- Index: device_pkey.
+UPDATE device
+   SET clock_offset_ms = :offset_ms,
+       clock_measured_at = CAST(:measured_at AS timestamptz)
+ WHERE id = :device_id;

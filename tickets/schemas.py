@@ -11,10 +11,12 @@ from ninja import Schema
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from analytics.models import Direction, Verdict
-from tickets.admission import CODE_KEPT_CHARS, Answer
+from tickets.admission import Answer
+from tickets.judging import CODE_KEPT_CHARS
 from tickets.models import validate_line
+from tickets.rules import REASONS
 
-MAX_TICKETS = 1000
+MAX_TICKETS = MAX_SCANS = 1000
 
 
 def _printable(text: str) -> str:
@@ -56,6 +58,10 @@ def text(max_length: int, *, min_length: int = 0) -> Any:
     return Annotated[
         str, Field(max_length=max_length), AfterValidator(_printable), Field(min_length=min_length)
     ]
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_plausible)]
+Reason = Literal[REASONS]  # type: ignore[valid-type]
 
 
 class TicketIn(Schema):
@@ -101,6 +107,20 @@ class TicketDetail(TicketOut):
     inside: bool
 
 
+class NewHolder(Schema):
+    """Whom a ticket is passed on to."""
+
+    holder: text(200, min_length=1)  # type: ignore[valid-type]
+    email: Annotated[text(254), AfterValidator(_email)] | None = None  # type: ignore[valid-type]
+
+
+class TransferIn(Schema):
+    """Pass a ticket on, to a name or to a holder with an address; the same `reference` again returns the same ticket."""
+
+    to: NewHolder | text(200, min_length=1)  # type: ignore[valid-type]
+    reference: text(200, min_length=1) | None = None  # type: ignore[valid-type]
+
+
 class EnrolIn(Schema):
     """What the QR in the admin holds after `#enrol=`."""
 
@@ -139,8 +159,22 @@ class ScanIn(Schema):
 
     code: Annotated[str, BeforeValidator(_storable)]
     nonce: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~:+=@-]{1,128}$")]
-    scanned_at: Annotated[AwareDatetime, AfterValidator(_plausible)] | None = None
+    scanned_at: Moment | None = None
     direction: Direction = Direction.ENTRY
+    force_reason: text(200, min_length=1) | None = None  # type: ignore[valid-type]
+
+
+class OfflineScanIn(ScanIn):
+    """An attempt that was decided by the device; `reason` is why it turned the holder away, null where it admitted."""
+
+    reason: Reason | None = None
+
+
+class QueueIn(Schema):
+    """Scans made offline, in the order made. `sent_at` is the device's clock as it sends them: it tells how wrong it is."""
+
+    scans: Annotated[list[Any], Field(min_length=1, max_length=MAX_SCANS)]
+    sent_at: Moment | None = None
 
 
 class ScannedTicket(Schema):
@@ -152,7 +186,10 @@ class ScannedTicket(Schema):
 
 
 class ScanOut(Schema):
-    """The verdict. `reason` is null where it is `admitted`, `ticket` where the code names none of this event."""
+    """The verdict. `reason` is null where it is `admitted`, `ticket` where the code names none of this event.
+
+    `scan_id` is null where nothing was recorded: in a dry run.
+    """
 
     verdict: Verdict
     reason: str | None
@@ -161,7 +198,88 @@ class ScanOut(Schema):
     ticket: ScannedTicket | None
     first_admitted_at: datetime | None
     first_gate: str | None
+    scan_id: int | None
+
+
+class QueueOut(Schema):
+    """One result for each scan, in order: its `nonce` and a verdict, or its `nonce` and an `error`.
+
+    `clock_offset_ms` is how far ahead of ours the device's clock is, null where it did not send `sent_at`.
+    """
+
+    results: list[dict[str, Any]]
+    clock_offset_ms: int | None
+
+
+class AnnulOut(Schema):
+    """An admission that was taken back."""
+
     scan_id: int
+    nonce: str
+    annulled_at: datetime
+
+
+class LoggedScan(Schema):
+    """A row of the scan log. Ids of tickets are text, for they have more digits than a JavaScript number holds."""
+
+    scan_id: int
+    nonce: str
+    ticket_id: str | None
+    gate: str | None
+    device: str | None
+    direction: Direction
+    verdict: Verdict
+    reason: str | None
+    code: str | None
+    scanned_at: datetime
+    recorded_at: datetime
+    happened_at: datetime
+    offline: bool
+    forced_over: str | None
+    force_reason: str | None
+    annulled_at: datetime | None
+
+
+class ScanPage(Schema):
+    """Scans, newest first; `next` goes into `after` for the page behind it, null on the last."""
+
+    scans: list[LoggedScan]
+    next: str | None
+
+
+class ConflictOut(Schema):
+    """An entry that was let in offline and should not have been, and the entry that had used the ticket, if any."""
+
+    id: int
+    ticket_id: str
+    holder: str
+    reason: str
+    scan_id: int
+    gate: str | None
+    device: str | None
+    happened_at: datetime
+    earlier_scan_id: int | None
+    earlier_gate: str | None
+    earlier_device: str | None
+    earlier_happened_at: datetime | None
+    minutes_apart: float | None
+    noticed_at: datetime
+    signed_off_at: datetime | None
+    signed_off_by: str
+    note: str
+
+
+class ConflictPage(Schema):
+    """Conflicts, newest first; `next` goes into `after` for the page behind it, null on the last."""
+
+    conflicts: list[ConflictOut]
+    next: str | None
+
+
+class SignOffIn(Schema):
+    """What the person says who signs a conflict off."""
+
+    note: text(500, min_length=1)  # type: ignore[valid-type]
 
 
 def scan_out(answer: Answer) -> dict[str, Any]:

@@ -1,0 +1,160 @@
+"""HTTP: judge scans, one or a queue of them, take one back, read the log and the conflicts in it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from django.http import HttpRequest
+from django.utils import timezone
+from ninja import Query, Router
+from pydantic import Field
+
+from analytics import queries as log
+from analytics.models import Verdict
+from core import db
+from core.errors import NotFound
+from tickets import admission, lifecycle, queries, scanning
+from tickets.auth import DeviceToken, ServiceScope, StaffSession
+from tickets.schemas import (
+    AnnulOut,
+    ConflictOut,
+    ConflictPage,
+    QueueIn,
+    QueueOut,
+    ScanIn,
+    ScanOut,
+    ScanPage,
+    SignOffIn,
+    scan_out,
+)
+
+router = Router(tags=["scans"])
+MAX_PAGE = 1000
+QUEUE_COST = 20  # calls; a queue of a thousand is as much work as that
+may_read = [ServiceScope("tickets:read"), StaffSession("analytics.view_scan")]
+Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
+After = Annotated[int | None, Field(ge=1, lt=2**63)]
+
+
+@router.post("/scans", response=ScanOut, auth=DeviceToken())
+def scan(
+    request: HttpRequest, body: ScanIn, dry_run: Literal["0", "1", "true", "false"] = "0"
+) -> dict[str, Any]:
+    """Judge one scan at the device's gate. A refusal is an answer too: HTTP 200. With `dry_run=1` nothing is recorded."""
+    now = timezone.now()
+    device: queries.DeviceAtGate = request.auth  # type: ignore[attr-defined]
+    attempt = scanning.scan_of(body, device, now)
+    if dry_run in {"1", "true"}:
+        return _answer(admission.rehearse(rules=_rules(device), scan=attempt, now=now))
+    [outcome] = admission.admit(rules=_rules(device), scans=[attempt], now=now)
+    return _answer(outcome)
+
+
+@router.post("/scans/batch", response=QueueOut, auth=DeviceToken(cost=QUEUE_COST))
+def scan_queue(request: HttpRequest, body: QueueIn) -> dict[str, Any]:
+    """Judge up to 1,000 scans that the device made offline, in the order given; each gets a result of its own.
+
+    An item may carry the `reason` for which the device turned the holder away; without one the device let the holder in.
+    """
+    device: queries.DeviceAtGate = request.auth  # type: ignore[attr-defined]
+    results, offset = scanning.judge_queue(
+        body.scans, device=device, rules=_rules(device), sent_at=body.sent_at, now=timezone.now()
+    )
+    offset_ms = None if offset is None else round(offset / timedelta(milliseconds=1))
+    return {"results": results, "clock_offset_ms": offset_ms}
+
+
+@router.post("/scans/{nonce}/annul", response=AnnulOut, auth=DeviceToken())
+def annul_scan(request: HttpRequest, nonce: str) -> dict[str, Any]:
+    """Take back an admission: the turnstile did not turn. The device that admitted may, for 15 minutes."""
+    device: queries.DeviceAtGate = request.auth  # type: ignore[attr-defined]
+    row = lifecycle.annul(
+        event_id=device.event_id, nonce=nonce, device_id=device.device_id, now=timezone.now()
+    )
+    return {"scan_id": row.id, "nonce": row.nonce, "annulled_at": row.annulled_at}
+
+
+@router.get("/scans", response=ScanPage, auth=may_read)
+def scan_history(
+    request: HttpRequest,
+    event: str,
+    verdict: Verdict | None = None,
+    gate: str | None = None,
+    after: Query[After] = None,
+    limit: Query[Limit] = 100,
+) -> dict[str, Any]:
+    """Return an event's scans, newest first, the refused ones too; a gate by its name."""
+    with db.begin() as conn:
+        rows = log.scan_page(
+            conn,
+            event_id=_event_id(conn, event),
+            before_id=after,
+            verdict=verdict and verdict.value,
+            gate=gate,
+            page=limit + 1,
+        )
+    scans = [{**row._asdict(), "ticket_id": row.ticket_id and str(row.ticket_id)} for row in rows[:limit]]
+    return {"scans": scans, "next": str(rows[limit - 1].scan_id) if len(rows) > limit else None}
+
+
+@router.get("/events/{slug:slug}/conflicts", response=ConflictPage, auth=may_read)
+def conflicts(
+    request: HttpRequest,
+    slug: str,
+    open: bool = False,
+    after: Query[After] = None,
+    limit: Query[Limit] = 100,
+) -> dict[str, Any]:
+    """Return the entries that were let in offline and should have been refused; with `open=true` those not signed off."""
+    with db.begin() as conn:
+        event_id = _event_id(conn, slug)
+        rows = log.conflict_page(conn, event_id=event_id, before_id=after, open_only=open, page=limit + 1)
+    shown = [_conflict(row) for row in rows[:limit]]
+    return {"conflicts": shown, "next": str(rows[limit - 1].id) if len(rows) > limit else None}
+
+
+@router.post(
+    "/events/{slug:slug}/conflicts/{int:conflict_id}/sign-off",
+    response=ConflictOut,
+    auth=ServiceScope("tickets:write"),
+)
+def sign_off_conflict(request: HttpRequest, slug: str, conflict_id: int, body: SignOffIn) -> dict[str, Any]:
+    """Sign a conflict off; the first who does stays the one who did."""
+    service = request.auth  # type: ignore[attr-defined]
+    with db.begin() as conn:
+        event_id = _event_id(conn, slug)
+        signed = conflict_id < 2**63 - 1 and log.sign_off_conflict(
+            conn,
+            event_id=event_id,
+            conflict_id=conflict_id,
+            signed_off_at=timezone.now(),
+            signed_off_by=f"service {service.name}",
+            note=body.note,
+        )
+        if not signed:
+            raise NotFound("There is no such conflict.")
+        [row] = log.conflict_page(conn, event_id=event_id, before_id=conflict_id + 1, open_only=False, page=1)
+    return _conflict(row)
+
+
+def _rules(device: queries.DeviceAtGate) -> Any:
+    with db.begin() as conn:
+        return queries.event_rules(conn, event_id=device.event_id)
+
+
+def _answer(outcome: admission.Outcome) -> dict[str, Any]:
+    if not isinstance(outcome, admission.Answer):
+        raise outcome
+    return scan_out(outcome)
+
+
+def _event_id(conn: Any, slug: str) -> int:
+    event = log.event_by_slug(conn, slug=slug)
+    if event is None:
+        raise NotFound(f"There is no event {slug}.")
+    return event.id
+
+
+def _conflict(row: log.ConflictRow) -> dict[str, Any]:
+    return {**row._asdict(), "ticket_id": str(row.ticket_id)}
