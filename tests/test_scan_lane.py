@@ -1,23 +1,21 @@
 """The scan lane answers as the view does, in batches, and leaves to the view what is odd."""
 
 import asyncio
-import json
 import threading
 import time
 
 import pytest
 from django.db import DataError, OperationalError, connection
-from django.test import Client
 
 from analytics.models import Scan
 from core import db
 from core.purpose import SCAN
 from qrsite.scan_door import ScanDoor
+from tests.doors import by_the_lane, request, scan, through
 from tests.factories import issue, make_device, make_open_event, make_service
 from tickets import admission, lane
 from tickets.models import Device, Ticket
 
-PATH = "/api/v1/scans"
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
@@ -29,89 +27,6 @@ def event(transactional_db):
 @pytest.fixture
 def scanner(event):
     return make_device(event)
-
-
-def request(token, body, **headers):
-    sent = {
-        "host": "localhost",
-        "content-type": "application/json",
-        "authorization": f"Bearer {token}",
-        **headers,
-    }
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return data, sent
-
-
-async def through(door, data, headers):
-    """Ask the lane; None where it leaves the request to Django."""
-    sent = []
-
-    async def send(message):
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": PATH,
-        "query_string": b"",
-        "scheme": "http",
-        "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
-    }
-    if not await door.answer(scope, bytearray(data), send):
-        assert sent == []
-        return None
-    answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return sent[0]["status"], json.loads(sent[1]["body"]), answered
-
-
-def by_the_lane(*requests):
-    async def all_at_once():
-        door = ScanDoor()
-        return await asyncio.gather(*(through(door, *each) for each in requests))
-
-    try:
-        return asyncio.run(all_at_once())
-    finally:
-        connection.close()
-
-
-def by_the_view(data, headers):
-    client = Client(raise_request_exception=False)
-    answer = client.post(PATH, data, content_type=headers["content-type"], headers=headers)
-    return answer.status_code, answer.json(), {name.lower(): value for name, value in answer.items()}
-
-
-def scan(code, nonce, **more):
-    return {"code": code, "nonce": nonce, **more}
-
-
-def test_both_doors_say_the_same_with_the_same_headers(event, scanner):
-    _, token = scanner
-    first, second, third = issue(event, 3)
-    Ticket.objects.filter(id=third.id).update(voided_at=event.doors_at)
-    cases = [
-        lambda code, nonce: scan(code, nonce),
-        lambda code, nonce: scan(code, nonce),  # again: replayed
-        lambda code, nonce: scan(code, f"{nonce}-2"),  # a duplicate
-        lambda code, nonce: scan("rubbish \x00", f"{nonce}-3"),
-        lambda code, nonce: scan(third.code, f"{nonce}-4"),
-        lambda code, nonce: scan(third.code, nonce),  # another attempt's nonce
-        lambda code, nonce: scan(code, f"{nonce}-5", direction="exit"),
-        lambda code, nonce: scan(code, f"{nonce}-6", scanned_at="2026-01-01T12:00:00+02:00"),
-    ]
-
-    def told(answer):
-        status, body, headers = answer
-        for volatile in ("scan_id", "first_admitted_at", "message", "ticket"):
-            body.pop(volatile, None)
-        headers.pop("content-length")
-        headers["content-type"] = headers["content-type"].partition(";")[0]
-        return status, str(body).replace("view", "lane"), headers
-
-    for case in cases:
-        [lanes] = by_the_lane(request(token, case(first.code, "lane")))
-        views = by_the_view(*request(token, case(second.code, "view")))
-        assert told(lanes) == told(views)
 
 
 def test_an_answer_of_the_lane_is_whole(event, scanner):

@@ -47,17 +47,7 @@ class Judged(NamedTuple):
 
     record: ScanRecord
     ticket: TicketState | None
-
-    @property
-    def is_conflict(self) -> bool:
-        """Whether the holder is inside, for all we know, in spite of the refusal."""
-        record = self.record
-        return (
-            record.offline
-            and record.reason is not None
-            and record.ticket_id is not None
-            and record.direction == Direction.ENTRY
-        )
+    is_conflict: bool  # the holder is inside, for all we know, in spite of the refusal
 
 
 def read(scans: Iterable[Scan]) -> ReadCodes:
@@ -96,13 +86,14 @@ def judge_in_order(
         record = _record(scan, ticket, None if is_admitted else reason, forced_over, at)
         if ticket is not None and is_admitted:
             ticket = tickets[ticket.ticket_id] = _pass_through(ticket, scan, at)
-        judged.append(Judged(record, ticket))
+        was_let_in = record.offline and not scan.refused_offline and scan.direction == Direction.ENTRY
+        judged.append(Judged(record, ticket, was_let_in and ticket is not None and not is_admitted))
     return judged
 
 
 def verdict_of(judged: Judged, *, scan_id: int | None, rules: EventRules) -> StoredVerdict:
     """Return what the log will say of a scan."""
-    record, ticket = judged
+    record, ticket, _ = judged
     gate = ticket and ticket.admitted_gate_id and rules.gates.get(ticket.admitted_gate_id)
     return StoredVerdict(
         nonce=record.nonce,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from django.http import HttpRequest
 from django.utils import timezone
-from ninja import Query, Router
+from ninja import Router
 from pydantic import Field
 
 from analytics import queries as log
@@ -35,6 +35,7 @@ QUEUE_COST = 20  # calls; a queue of a thousand is as much work as that
 may_read = [ServiceScope("tickets:read"), StaffSession("analytics.view_scan")]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
 After = Annotated[int | None, Field(ge=1, lt=2**63)]
+Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 
 
 @router.post("/scans", response=ScanOut, auth=DeviceToken())
@@ -78,11 +79,11 @@ def annul_scan(request: HttpRequest, nonce: str) -> dict[str, Any]:
 @router.get("/scans", response=ScanPage, auth=may_read)
 def scan_history(
     request: HttpRequest,
-    event: str,
+    event: Name,
     verdict: Verdict | None = None,
-    gate: str | None = None,
-    after: Query[After] = None,
-    limit: Query[Limit] = 100,
+    gate: Name | None = None,
+    after: After = None,
+    limit: Limit = 100,
 ) -> dict[str, Any]:
     """Return an event's scans, newest first, the refused ones too; a gate by its name."""
     with db.begin() as conn:
@@ -103,8 +104,8 @@ def conflicts(
     request: HttpRequest,
     slug: str,
     open: bool = False,
-    after: Query[After] = None,
-    limit: Query[Limit] = 100,
+    after: After = None,
+    limit: Limit = 100,
 ) -> dict[str, Any]:
     """Return the entries that were let in offline and should have been refused; with `open=true` those not signed off."""
     with db.begin() as conn:
