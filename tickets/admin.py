@@ -1,4 +1,4 @@
-"""The organiser's pages: events, gates, tickets; devices and services are in tickets.token_admin."""
+"""The organiser's pages: events with their kinds and gates; tickets are in tickets.ticket_admin, tokens in tickets.token_admin."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from django import forms
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
+from django.db.models import ManyToManyField
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
 
 from analytics.models import Scan
 from core.admin import CarefulAdmin
-from tickets import issuing, lifecycle
 from tickets.models import Device, Event, Gate, Kind, ServiceToken, Ticket, validate_time_zone
+from tickets.ticket_admin import TicketAdmin
 from tickets.token_admin import DeviceAdmin, ServiceTokenAdmin
 
 admin.site.register(Device, DeviceAdmin)
 admin.site.register(ServiceToken, ServiceTokenAdmin)
+admin.site.register(Ticket, TicketAdmin)
 
 
 class GateInline(admin.TabularInline):
@@ -36,10 +34,19 @@ class GateInline(admin.TabularInline):
     show_change_link = True
 
 
+class KindForm(forms.ModelForm):
+    """A kind of ticket; its name stays, for tickets carry it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["name"].disabled = self.instance.pk is not None
+
+
 class KindInline(admin.TabularInline):
     """Kinds of tickets beside their event."""
 
     model = Kind
+    form = KindForm
     extra = 0
     can_delete = False
 
@@ -99,90 +106,28 @@ class GateAdmin(CarefulAdmin):
     search_fields = ("name",)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Gate | None = None) -> tuple[str, ...]:
-        """Keep a gate with its event: its scans are that event's."""
+        """Keep a gate with its event: its scans are that event's. Then its event's kinds can be chosen from."""
         return ("event",) if obj else ()
+
+    def get_exclude(self, request: HttpRequest, obj: Gate | None = None) -> tuple[str, ...]:
+        """Leave the kinds out until the event is known."""
+        return () if obj else ("kinds",)
+
+    def formfield_for_manytomany(
+        self, db_field: ManyToManyField[Any, Any], request: HttpRequest, **kwargs: Any
+    ) -> Any:
+        """Offer the kinds of the gate's own event, as boxes to tick."""
+        match = request.resolver_match
+        gate = self.get_object(request, match.kwargs["object_id"]) if match else None
+        kwargs["queryset"] = Kind.objects.filter(event_id=gate.event_id) if gate else Kind.objects.none()
+        kwargs["widget"] = forms.CheckboxSelectMultiple()
+        return super().formfield_for_manytomany(db_field, request, **kwargs)
 
     def has_delete_permission(self, request: HttpRequest, obj: Gate | None = None) -> bool:
         """Every attempt is kept, so its gate is."""
         return (
             obj is not None and super().has_delete_permission(request, obj) and _has_no_scans(gate_id=obj.id)
         )
-
-
-class TicketForm(forms.ModelForm):
-    """A ticket; its reference is looked at even where its event can't be changed."""
-
-    def clean_reference(self) -> str | None:
-        """Store "no reference" as NULL: empty text could stand only once."""
-        reference: str | None = self.cleaned_data["reference"] or None
-        others = Ticket.objects.filter(event_id=self.instance.event_id, reference=reference)
-        if self.instance.event_id and reference and others.exclude(id=self.instance.id).exists():
-            raise ValidationError("Another ticket of this event has this reference.")
-        return reference
-
-
-@admin.register(Ticket)
-class TicketAdmin(CarefulAdmin):
-    """Tickets: issued and voided here, admitted at the gate."""
-
-    form = TicketForm
-    list_display = ("holder", "event", "kind", "reference", "state", "issued_at")
-    list_select_related = ("event",)
-    list_filter = ("event",)
-    search_fields = ("holder", "email", "reference", "=id")
-    list_per_page = 50
-    show_full_result_count = False
-    actions = ("void",)
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Ticket | None = None) -> tuple[str, ...]:
-        """Keep a ticket with its event: its code names it."""
-        return ("event", "id", "state", "issued_at", "qr") if obj else ()
-
-    def has_delete_permission(self, request: HttpRequest, obj: Ticket | None = None) -> bool:
-        """Tickets are voided: their scans stay."""
-        return False
-
-    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Say why a ticket can't be issued, instead of failing."""
-        try:
-            return super().changeform_view(request, *args, **kwargs)
-        except issuing.CapacityExceeded as error:
-            self.message_user(request, str(error), messages.ERROR)
-            return redirect(request.path)
-
-    def save_model(self, request: HttpRequest, obj: Ticket, form: Any, change: bool) -> None:
-        """Issue a new ticket as the API does: within the capacity, once per reference."""
-        if change:
-            return super().save_model(request, obj, form, change)
-        wish = issuing.Wish(obj.holder, obj.email, obj.kind, obj.reference)
-        [issued] = issuing.issue(event_id=obj.event_id, wishes=[wish], now=timezone.now())
-        obj.id = issued.ticket_id
-
-    @admin.display
-    def state(self, ticket: Ticket) -> str:
-        """Say in a word what the gate would make of it."""
-        if ticket.voided_at:
-            return "void"
-        if ticket.transferred_at:
-            return "transferred"
-        if ticket.admitted_at:
-            return "inside" if ticket.inside else "left"
-        return "issued"
-
-    @admin.display(description="QR")
-    def qr(self, ticket: Ticket) -> str:
-        """Show the code as picture and text."""
-        return format_html(
-            '<img src="{}" alt="QR code of this ticket" width="240" height="240"><br><code>{}</code>',
-            reverse("api:ticket_qr_svg", args=[ticket.id]),
-            issuing.code_of(event_id=ticket.event_id, ticket_id=ticket.id),
-        )
-
-    @admin.action(description="Void: refuse these tickets from now on", permissions=["change"])
-    def void(self, request: HttpRequest, queryset: QuerySet[Ticket]) -> None:
-        """Void the chosen tickets that are neither void nor passed on."""
-        count = lifecycle.void_many(queryset.values_list("id", flat=True), now=timezone.now())
-        self.message_user(request, f"Voided: {count}.")
 
 
 def _zone(name: str) -> ZoneInfo:

@@ -70,7 +70,12 @@ class DeviceAdmin(TokenAdmin):
     list_filter = ("gate__event",)
     search_fields = ("name", "gate__name")
     actions = ["enrol", "revoke"]
-    readonly_fields = ["created", "enrolled", "last_seen", "revoked_at"]
+    readonly_fields = ["created", "enrolled", "last_seen", "clock", "revoked_at"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Device | None = None) -> list[str]:
+        """Let only those make a device a supervisor's who may."""
+        more = [] if request.user.has_perm("tickets.grant_supervisor") else ["is_supervisor"]
+        return [*self.readonly_fields, *more]
 
     def get_urls(self) -> list[URLPattern]:
         """Add the button of a device's page."""
@@ -126,6 +131,15 @@ class DeviceAdmin(TokenAdmin):
     def last_seen(self, device: Device) -> str:
         """Show a time of the venue, to the minute."""
         return _local_or_never(device, device.last_seen_at)
+
+    @admin.display
+    def clock(self, device: Device) -> str:
+        """Say how wrong the device's clock was when it last sent what it had scanned offline."""
+        if device.clock_offset_ms is None or device.clock_measured_at is None:
+            return "not measured"
+        way = "ahead" if device.clock_offset_ms > 0 else "behind"
+        seconds = abs(device.clock_offset_ms) / 1000
+        return f"{seconds:.1f} s {way}, {device.gate.event.local(device.clock_measured_at)}"
 
     @admin.display(ordering="gate__event")
     def event(self, device: Device) -> Event:

@@ -1,0 +1,293 @@
+"""What a person does with one ticket in the admin, and the organiser with kinds, gates and conflicts."""
+
+import re
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from analytics.models import Conflict, Direction, Scan
+from tests.factories import admit as admit_at
+from tests.factories import attempt, issue, make_device, make_open_event
+from tests.test_tickets_admin import EVENT, add
+from tickets import lifecycle
+from tickets.models import Device, Event, Gate, Kind, Ticket
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def event():
+    return make_open_event()
+
+
+@pytest.fixture
+def device(event):
+    return make_device(event)[0]
+
+
+@pytest.fixture
+def ticket(event):
+    return issue(event)[0]
+
+
+@pytest.fixture
+def helper(django_user_model):
+    """Somebody at the desk, with the permissions that are named."""
+
+    def helper(*names):
+        user = django_user_model.objects.create(username=f"desk-{uuid.uuid4()}", is_staff=True)
+        user.user_permissions.set(Permission.objects.filter(codename__in=names))
+        client = Client()
+        client.force_login(user)
+        return client
+
+    return helper
+
+
+def admit(device, *scans):
+    return admit_at(device, *scans, now=timezone.now())
+
+
+def page(name, ticket):
+    return reverse(f"admin:tickets_ticket_{name}", args=[ticket.id])
+
+
+def check_in(client, ticket, at, **fields):
+    sent = {"gate": at.id, "direction": "entry", "nonce": uuid.uuid4(), **fields}
+    return client.post(page("check_in", ticket), sent, follow=True).content.decode()
+
+
+def test_a_check_in_by_hand_is_judged_and_logged_as_any_scan(admin_client, admin_user, device, ticket):
+    first = check_in(admin_client, ticket, device.gate)
+    second = check_in(admin_client, ticket, device.gate)
+    out = check_in(admin_client, ticket, device.gate, direction="exit")
+
+    assert "Holder 0: Admitted." in first
+    assert re.search(r"Holder 0: Already admitted at \d\d:\d\d, Main gate\.", second)
+    assert "Holder 0: Goodbye." in out
+    assert list(Scan.objects.order_by("id").values_list("direction", "reason", "device_id", "user_id")) == [
+        ("entry", None, None, admin_user.id),
+        ("entry", "already_admitted", None, admin_user.id),
+        ("exit", None, None, admin_user.id),
+    ]
+
+
+def test_two_clicks_are_one_scan(admin_client, device, ticket):
+    form = admin_client.get(page("check_in", ticket)).content.decode()
+    nonce = re.search(r'name="nonce" value="([\w-]+)"', form)[1]
+
+    pages = [check_in(admin_client, ticket, device.gate, nonce=nonce) for _ in range(2)]
+    changed = check_in(admin_client, ticket, device.gate, nonce=nonce, direction="exit")
+
+    assert all("Holder 0: Admitted." in page for page in pages)
+    assert "was used for another scan" in changed
+    assert Scan.objects.count() == 1
+
+
+def test_the_desk_sees_what_each_gate_would_say_and_nothing_is_recorded(admin_client, event, device, ticket):
+    closed = Gate.objects.create(event=event, name="Backstage")
+    closed.kinds.add(Kind.objects.create(event=event, name="crew"))
+
+    shown = admin_client.get(page("check_in", ticket)).content.decode()
+
+    rows = re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td>', shown)
+    assert rows == [
+        ("Main gate", "Admitted."),
+        ("Backstage", "This gate does not admit this kind of ticket."),
+    ]
+    assert not Scan.objects.exists()
+
+
+def test_only_who_may_force_is_asked_for_a_reason_and_can(helper, event, device, ticket):
+    Ticket.objects.update(voided_at=timezone.now())
+    desk = helper("check_in_ticket", "view_ticket")
+    boss = helper("check_in_ticket", "view_ticket", "force_admission")
+
+    refused = check_in(desk, ticket, device.gate, force_reason="Please")
+    asked = "force_reason" in desk.get(page("check_in", ticket)).content.decode()
+    without = check_in(boss, ticket, device.gate)
+    forced = check_in(boss, ticket, device.gate, force_reason="Known to the band")
+
+    assert ("This ticket is void" in refused, asked, "This ticket is void" in without) == (True, False, True)
+    assert "Admitted by the supervisor, in spite of: This ticket is void." in forced
+    assert list(Scan.objects.order_by("id").values_list("forced_over", "force_reason")) == [
+        (None, None),
+        (None, None),
+        ("void", "Known to the band"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["check_in", "pass_on"])
+def test_who_may_only_look_does_nothing(helper, device, ticket, name):
+    client = helper("view_ticket")
+
+    assert client.get(page(name, ticket)).status_code == 403
+    assert client.post(page(name, ticket), {"holder": "Grace"}).status_code == 403
+    assert (Scan.objects.count(), Ticket.objects.count()) == (0, 1)
+    assert Client().get(page(name, ticket)).status_code == 302
+
+
+@pytest.mark.parametrize(
+    "fields", [{"gate": 99}, {"direction": "up"}, {"nonce": "x"}, {"force_reason": "a\x00b"}]
+)
+def test_an_odd_form_is_shown_again(admin_client, device, ticket, fields):
+    shown = check_in(admin_client, ticket, device.gate, **fields)
+
+    assert "errorlist" in shown
+    assert not Scan.objects.exists()
+
+
+def test_the_gate_of_another_event_is_none_of_this_ticket(admin_client, ticket):
+    other = make_device(make_open_event())[0]
+
+    assert "errorlist" in check_in(admin_client, ticket, other.gate)
+
+
+def test_a_ticket_is_passed_on_at_the_desk(admin_client, ticket):
+    sent = {"holder": "Grace", "email": "grace@example.org"}
+
+    moved = admin_client.post(page("pass_on", ticket), sent, follow=True)
+    again = admin_client.post(page("pass_on", ticket), sent, follow=True)
+    wrong = admin_client.post(page("pass_on", ticket), {"holder": "", "email": "x"})
+
+    new = Ticket.objects.get(holder="Grace")
+    assert moved.redirect_chain == [(reverse("admin:tickets_ticket_change", args=[new.id]), 302)]
+    assert "Passed on to Grace" in moved.content.decode()
+    assert "This ticket was passed on" in again.content.decode()
+    assert list(wrong.context["form"].errors) == ["holder", "email"]
+    assert Ticket.objects.count() == 2
+
+
+def test_the_history_tells_all_that_happened_in_order_with_the_venues_times(
+    admin_client, event, device, ticket
+):
+    Event.objects.update(reentry="after_exit")
+    admit(device, attempt(device, ticket.code, "a"), attempt(device, ticket.code, "b", Direction.EXIT))
+    check_in(admin_client, ticket, device.gate)
+    check_in(admin_client, ticket, device.gate)
+    lifecycle.annul(event_id=event.id, nonce="b", device_id=device.id, now=timezone.now())
+    admin_client.post(
+        reverse("admin:tickets_ticket_changelist"), {"action": "void", "_selected_action": [ticket.id]}
+    )
+    check_in(admin_client, ticket, device.gate, force_reason="Known")
+
+    shown = admin_client.get(reverse("admin:tickets_ticket_history", args=[ticket.id])).content.decode()
+
+    whats = re.findall(r"</time></th><td>(.*?)</td><td>(.*?)</td>", shown)
+    assert whats == [
+        ("Issued.", ""),
+        ("Entry at Main gate.", "Scanner"),
+        ("Exit at Main gate.", "Scanner"),
+        ("Entry at Main gate.", "admin"),
+        ("Entry at Main gate refused: Already admitted.", "admin"),
+        ("The exit at Main gate was taken back.", "Scanner"),
+        ("Voided.", ""),
+        ("Voided.", "admin"),
+        ("Entry at Main gate in spite of: This ticket is void. Because: Known", "admin"),
+    ]
+    assert "times of Europe/Berlin" in shown
+    assert event.local(event.doors_at)[:15] in shown or "2026" in shown
+
+
+def test_the_history_of_a_ticket_that_was_passed_on_leads_both_ways(admin_client, ticket):
+    admin_client.post(page("pass_on", ticket), {"holder": "Grace", "email": ""})
+    new = Ticket.objects.get(holder="Grace")
+
+    old_page, new_page = (
+        admin_client.get(reverse("admin:tickets_ticket_history", args=[one.id])).content.decode()
+        for one in (ticket, new)
+    )
+
+    assert f"Passed on: see ticket {new.id}." in old_page
+    assert f"Came from ticket {ticket.id}." in new_page
+
+
+def test_a_ticket_that_does_not_exist_has_no_pages(admin_client):
+    for name in ("check_in", "pass_on"):
+        assert admin_client.get(reverse(f"admin:tickets_ticket_{name}", args=[5])).status_code == 404
+    assert admin_client.get(reverse("admin:tickets_ticket_history", args=[5])).status_code in {302, 404}
+
+
+def test_an_event_is_added_with_its_kinds_and_their_venue_times(admin_client):
+    kinds = {
+        "kind_set-TOTAL_FORMS": "1",
+        "kind_set-0-name": "VIP",
+        "kind_set-0-capacity": "20",
+        "kind_set-0-admits_from_0": "2026-06-20",
+        "kind_set-0-admits_from_1": "17:00",
+    }
+
+    add(admin_client, Event, {**EVENT, **kinds, "reentry": "after_exit"})
+
+    kind = Kind.objects.get()
+    assert (kind.event.reentry, kind.name, kind.capacity, kind.admits_from.isoformat()) == (
+        "after_exit",
+        "VIP",
+        20,
+        "2026-06-20T11:15:00+00:00",
+    )
+
+
+def test_a_gate_offers_the_kinds_of_its_own_event(admin_client, event):
+    gate = Gate.objects.create(event=event, name="North")
+    mine = Kind.objects.create(event=event, name="mine")
+    other = Kind.objects.create(event=make_open_event(), name="other")
+    change = reverse("admin:tickets_gate_change", args=[gate.id])
+
+    form = admin_client.get(change).content.decode()
+    admin_client.post(change, {"name": "North", "kinds": [mine.id]})
+    wrong = admin_client.post(change, {"name": "North", "kinds": [other.id]})
+
+    assert re.findall(r'name="kinds" value="(\d+)"', form) == [str(mine.id)]
+    assert list(gate.kinds.values_list("name", flat=True)) == ["mine"]
+    assert wrong.status_code == 200
+    assert admin_client.get(reverse("admin:tickets_gate_add")).status_code == 200
+
+
+def test_only_who_may_makes_a_device_a_supervisors(helper, event):
+    gate = Gate.objects.create(event=event, name="North")
+    sent = {"name": "Phone", "gate": gate.id, "rate_per_s": "50", "is_supervisor": "on"}
+    path = reverse("admin:tickets_device_add")
+
+    helper("add_device", "view_device").post(path, sent)
+    helper("add_device", "view_device", "grant_supervisor").post(path, sent)
+
+    assert list(Device.objects.order_by("id").values_list("is_supervisor", flat=True)) == [False, True]
+
+
+def conflict(event, **fields):
+    return Conflict.objects.create(
+        event_id=event.id, scan_id=1, ticket_id=2, reason="void", noticed_at=timezone.now(), **fields
+    )
+
+
+def test_a_conflict_is_signed_off_with_a_note_once(admin_client, helper, event):
+    row = conflict(event)
+    change = reverse("admin:analytics_conflict_change", args=[row.id])
+
+    looked = helper("view_conflict").post(change, {"note": "Nobody"})
+    admin_client.post(change, {"note": "Twins"})
+    late = admin_client.post(change, {"note": "Other"})
+
+    row.refresh_from_db()
+    assert looked.status_code == 403
+    assert (row.note, row.signed_off_by, row.signed_off_at is not None) == ("Twins", "admin", True)
+    assert late.status_code in {200, 302}
+    listing = reverse("admin:analytics_conflict_changelist")
+    assert admin_client.get(listing + "?signed_off_at__isempty=1").status_code == 200
+    assert admin_client.post(reverse("admin:analytics_conflict_delete", args=[row.id])).status_code == 403
+
+
+def test_kinds_keep_their_names_in_the_admin(admin_client, event):
+    kind = Kind.objects.create(event=event, name="VIP")
+    change = reverse("admin:tickets_event_change", args=[event.id])
+    form = admin_client.get(change).context["inline_admin_formsets"][0].formset
+
+    assert form.forms[0].fields["name"].disabled
+    assert kind.admits_from is None
+    assert timedelta(0) < event.ends_at - event.doors_at

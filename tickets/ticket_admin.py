@@ -1,0 +1,98 @@
+"""The organiser's pages about tickets: issue, find, void; what is done at the desk is in tickets.desk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+
+from core.admin import CarefulAdmin
+from tickets import issuing, lifecycle
+from tickets.desk import Desk
+from tickets.models import Ticket
+
+
+class TicketForm(forms.ModelForm):
+    """A ticket; its reference is looked at even where its event can't be changed."""
+
+    def clean_reference(self) -> str | None:
+        """Store "no reference" as NULL: empty text could stand only once."""
+        reference: str | None = self.cleaned_data["reference"] or None
+        others = Ticket.objects.filter(event_id=self.instance.event_id, reference=reference)
+        if self.instance.event_id and reference and others.exclude(id=self.instance.id).exists():
+            raise ValidationError("Another ticket of this event has this reference.")
+        return reference
+
+
+class TicketAdmin(Desk, CarefulAdmin):
+    """Tickets: issued and voided here, admitted at the gate."""
+
+    form = TicketForm
+    list_display = ("holder", "event", "kind", "reference", "state", "issued_at")
+    list_select_related = ("event",)
+    list_filter = ("event",)
+    search_fields = ("holder", "email", "reference", "=id")
+    list_per_page = 50
+    show_full_result_count = False
+    actions = ("void",)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Ticket | None = None) -> tuple[str, ...]:
+        """Keep a ticket with its event, which its code names, and with its kind, which is counted."""
+        return ("event", "kind", "id", "state", "issued_at", "qr") if obj else ()
+
+    def has_delete_permission(self, request: HttpRequest, obj: Ticket | None = None) -> bool:
+        """Tickets are voided: their scans stay."""
+        return False
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Say why a ticket can't be issued, instead of failing."""
+        try:
+            return super().changeform_view(request, *args, **kwargs)
+        except (issuing.CapacityExceeded, issuing.UnknownKind) as error:
+            self.message_user(request, str(error), messages.ERROR)
+            return redirect(request.path)
+
+    def save_model(self, request: HttpRequest, obj: Ticket, form: Any, change: bool) -> None:
+        """Issue a new ticket as the API does: within the capacity, once per reference."""
+        if change:
+            return super().save_model(request, obj, form, change)
+        wish = issuing.Wish(obj.holder, obj.email, obj.kind, obj.reference)
+        [issued] = issuing.issue(event_id=obj.event_id, wishes=[wish], now=timezone.now())
+        obj.id = issued.ticket_id
+
+    @admin.display
+    def state(self, ticket: Ticket) -> str:
+        """Say in a word what the gate would make of it."""
+        if ticket.voided_at:
+            return "void"
+        if ticket.transferred_at:
+            return "transferred"
+        if ticket.admitted_at:
+            return "inside" if ticket.inside else "left"
+        return "issued"
+
+    @admin.display(description="QR")
+    def qr(self, ticket: Ticket) -> str:
+        """Show the code as picture and text."""
+        return format_html(
+            '<img src="{}" alt="QR code of this ticket" width="240" height="240"><br><code>{}</code>',
+            reverse("api:ticket_qr_svg", args=[ticket.id]),
+            issuing.code_of(event_id=ticket.event_id, ticket_id=ticket.id),
+        )
+
+    @admin.action(description="Void: refuse these tickets from now on", permissions=["change"])
+    def void(self, request: HttpRequest, queryset: QuerySet[Ticket]) -> None:
+        """Void the chosen tickets that are neither void nor passed on."""
+        ids = list(queryset.values_list("id", flat=True))
+        count = lifecycle.void_many(ids, now=timezone.now())
+        for ticket in queryset.model.objects.filter(id__in=ids):
+            self.log_change(request, ticket, "Voided.")
+        self.message_user(request, f"Voided: {count}.")
