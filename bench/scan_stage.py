@@ -23,6 +23,7 @@ from core.environment import socket_url
 SEED, GATE = "scan_seed", "scan_gate"
 MAX_CONNECTIONS = 100  # PostgreSQL's default, which the site is made for
 DEVICES, GATES = 20, 5
+RATE_PER_S = 100_000  # twenty devices stand for a crowd of them; their rate is looked at all the same
 # Half of yesterday's event, half by people who came early tonight: indexes have a depth, and the planner knows both
 # events. Of one that it never saw it expects no rows, and may look nonces up in the wrong index.
 LOGGED_BEFORE = 100_000
@@ -99,11 +100,16 @@ def _fill(folder: Path, tickets: int) -> None:
         event = models.Event.objects.create(
             name=name, slug=name.lower(), time_zone="Europe/Berlin", capacity=None, **times
         )
+    kinds = [models.Kind.objects.create(event=event, name=name) for name in ("standard", "VIP")]
     gates = [models.Gate.objects.create(event=event, name=f"Gate {number + 1}") for number in range(GATES)]
+    gates[0].kinds.set(kinds)  # one whose tickets' kinds are looked at
     secret = [tokens.new_token(tokens.DEVICE_PREFIX) for _ in range(DEVICES)]
     for number, token in enumerate(secret):
         models.Device.objects.create(
-            gate=gates[number % GATES], name=f"Scanner {number + 1}", token_hash=tokens.token_hash(token)
+            gate=gates[number % GATES],
+            name=f"Scanner {number + 1}",
+            token_hash=tokens.token_hash(token),
+            rate_per_s=RATE_PER_S,
         )
     ids: list[int] = []
     for start in range(0, tickets, PER_CALL):
@@ -120,11 +126,11 @@ def _fill(folder: Path, tickets: int) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO ticket_scans (event_id, nonce, ticket_id, gate_id, device_id, direction, verdict, reason,"
-            "                          code, scanned_at, recorded_at, offline)"
+            "                          code, scanned_at, recorded_at, happened_at, offline)"
             " SELECT %s - n %% 2, 'before-' || n, (random() * 9e18)::bigint, 1, 1, 'entry', 'refused', 'too_early', NULL,"
-            "        %s, %s, FALSE"
+            "        %s, %s, %s, FALSE"
             "   FROM generate_series(1, %s) AS n",
-            [event.id, now - timedelta(hours=1), now - timedelta(hours=1), LOGGED_BEFORE],
+            [event.id, *[now - timedelta(hours=1)] * 3, LOGGED_BEFORE],
         )
         cursor.execute(
             "CREATE TABLE bench_code (n integer PRIMARY KEY, ticket_id bigint NOT NULL, token_hash bytea NOT NULL)"

@@ -21,7 +21,7 @@ from tickets import codes
 # Every one returns a row at most; binds are `:name`.
 STATEMENTS = {
     "device": """
-        SELECT device.id, gate.id, event.id, event.doors_at, event.ends_at
+        SELECT device.id, gate.id, event.id, event.doors_at, event.ends_at, event.reentry
           FROM device
           JOIN gate ON gate.id = device.gate_id
           JOIN event ON event.id = gate.event_id
@@ -29,14 +29,18 @@ STATEMENTS = {
     "replay": """
         SELECT id, verdict, reason FROM ticket_scans WHERE event_id = :event_id AND nonce = :nonce""",
     "lock": """
-        SELECT holder, kind, voided_at, transferred_at, admitted_at,
-               (SELECT name FROM gate WHERE gate.id = ticket.admitted_gate_id)
-          FROM ticket WHERE event_id = :event_id AND id = :ticket_id FOR UPDATE""",
+        SELECT holder, ticket.kind, voided_at, transferred_at, admitted_at, inside, kind.admits_from, kind.admits_until,
+               (SELECT name FROM gate WHERE gate.id = ticket.admitted_gate_id),
+               EXISTS (SELECT FROM gate_kind WHERE gate_id = :gate_id)
+               AND NOT EXISTS (SELECT FROM gate_kind WHERE gate_id = :gate_id AND kind_id = kind.id)
+          FROM ticket
+          LEFT JOIN ticket_kind AS kind ON kind.event_id = ticket.event_id AND kind.name = ticket.kind
+         WHERE ticket.event_id = :event_id AND ticket.id = :ticket_id FOR UPDATE OF ticket""",
     "record": """
         INSERT INTO ticket_scans (event_id, nonce, ticket_id, gate_id, device_id, direction, verdict, reason, code,
-                                  scanned_at, recorded_at, offline)
+                                  scanned_at, recorded_at, happened_at, offline, reentry)
              VALUES (:event_id, :nonce, :ticket_id, :gate_id, :device_id, 'entry', :verdict, :reason, :code,
-                     :now, :now, FALSE)
+                     :now, :now, :now, FALSE, :reentry)
         ON CONFLICT (event_id, nonce) DO NOTHING
           RETURNING id""",
     "admit": """
@@ -68,20 +72,21 @@ def steps(ref: codes.TicketRef | str, code: str, nonce: str, token: str, now: da
     device = yield "device", {"token_hash": hashlib.sha256(token.encode()).digest()}
     if device is None:
         return 401, {"error": {"code": "unauthorized", "message": "This token is unknown or revoked."}}
-    device_id, gate_id, event_id, doors_at, ends_at = device
+    device_id, gate_id, event_id, doors_at, ends_at, reentry = device
     attempt = {"event_id": event_id, "nonce": nonce}
     stored = yield "replay", attempt
     ticket, reason, ticket_id = None, ref if isinstance(ref, str) else None, None
     if isinstance(ref, codes.TicketRef):
         if ref.event_id == event_id:
-            ticket = yield "lock", {"event_id": event_id, "ticket_id": ref.ticket_id}
-        reason, ticket_id = _reason(ref, event_id, ticket, doors_at, ends_at, now), ref.ticket_id
+            ticket = yield "lock", {"event_id": event_id, "ticket_id": ref.ticket_id, "gate_id": gate_id}
+        reason, ticket_id = _reason(ref, event_id, ticket, doors_at, ends_at, reentry, now), ref.ticket_id
     if stored:
         scan_id, verdict, reason = stored
     else:
         verdict = "refused" if reason else "admitted"
         where = {"gate_id": gate_id, "device_id": device_id, "ticket_id": ticket_id if ticket else None}
         what = {"verdict": verdict, "reason": reason, "code": None if ticket else code[:256], "now": now}
+        what["reentry"] = bool(ticket and ticket[4])
         recorded = yield "record", {**attempt, **where, **what}
         if recorded is None:
             return 409, {"error": {"code": "in_flight", "message": "The same scan is being judged."}}
@@ -96,7 +101,7 @@ def steps(ref: codes.TicketRef | str, code: str, nonce: str, token: str, now: da
         "replayed": bool(stored),
         "ticket": ticket and {"id": str(ticket_id), "holder": ticket[0], "kind": ticket[1]},
         "first_admitted_at": ((ticket and ticket[4]) or now).isoformat(),
-        "first_gate": ticket and ticket[5],
+        "first_gate": ticket and ticket[8],
         "scan_id": scan_id,
     }
 
@@ -126,7 +131,13 @@ def numbered(statement: str) -> tuple[str, list[str]]:
 
 
 def _reason(
-    ref: codes.TicketRef, event_id: int, ticket: Row, doors_at: datetime, ends_at: datetime, now: datetime
+    ref: codes.TicketRef,
+    event_id: int,
+    ticket: Row,
+    doors_at: datetime,
+    ends_at: datetime,
+    reentry: str,
+    now: datetime,
 ) -> str | None:
     """Judge as tickets.rules does; no load of the bench asks for an exit."""
     rules = (
@@ -134,8 +145,9 @@ def _reason(
         ("unknown_ticket", ticket is None),
         ("void", ticket and ticket[2]),
         ("transferred", ticket and ticket[3]),
-        ("too_early", now < doors_at),
-        ("too_late", now > ends_at),
-        ("already_admitted", ticket and ticket[4]),
+        ("too_early", now < ((ticket and ticket[6]) or doors_at)),
+        ("too_late", now > ((ticket and ticket[7]) or ends_at)),
+        ("wrong_gate", ticket and ticket[9]),
+        ("already_admitted", ticket and reentry != "always" and ticket[5 if reentry == "after_exit" else 4]),
     )
     return next((reason for reason, holds in rules if holds), None)
