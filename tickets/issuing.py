@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import NamedTuple
+
+from sqlalchemy import Connection
 
 from core import db
 from core.errors import QrsiteError
@@ -36,6 +39,13 @@ class Wish(NamedTuple):
     reference: str | None
 
 
+class Batch(NamedTuple):
+    """The tickets of one batch in the order asked for, and the ids of those that the event had not."""
+
+    tickets: list[queries.NewTicket]
+    added: set[int]
+
+
 def issue(*, event_id: int, wishes: Sequence[Wish], now: datetime) -> list[queries.NewTicket]:
     """Issue tickets of one event, all or none, and return them in the order asked for.
 
@@ -44,29 +54,58 @@ def issue(*, event_id: int, wishes: Sequence[Wish], now: datetime) -> list[queri
     Raises:
         CapacityExceeded, UnknownKind: nothing was issued.
     """
-    new = [queries.NewTicket(random_ticket_id(), *wish) for wish in wishes]
-    references = {wish.reference for wish in wishes if wish.reference is not None}
+    with in_batches(event_id=event_id, now=now) as add:
+        return add(wishes).tickets
+
+
+@contextmanager
+def in_batches(*, event_id: int, now: datetime) -> Iterator[Callable[[Sequence[Wish]], Batch]]:
+    """Issue as `issue` does, in as many calls as the block makes: they are one, and counted once, when it ends.
+
+    Raises:
+        CapacityExceeded, UnknownKind: nothing was issued.
+    """
     with db.begin() as conn:
         capacity = queries.lock_event(conn, event_id=event_id)
         kinds = queries.kind_capacities(conn, event_id=event_id)
         limits = {kind: limit for kind, limit in kinds.items() if limit is not None}
         is_limited = capacity is not None or bool(limits)
         before = queries.valid_tickets(conn, event_id=event_id) if is_limited else {}
-        queries.insert_tickets(conn, event_id=event_id, tickets=new, issued_at=now)
-        kept = queries.tickets_by_reference(conn, event_id=event_id, references=references)
-        issued = [ticket if ticket.reference is None else kept[ticket.reference] for ticket in new]
-        _check_kinds({ticket.kind for ticket in set(new) & set(issued)}, kinds)
+
+        def add(wishes: Sequence[Wish]) -> Batch:
+            batch = _add(conn, event_id, wishes, now)
+            check_kinds({ticket.kind for ticket in batch.tickets if ticket.ticket_id in batch.added}, kinds)
+            return batch
+
+        yield add
         if is_limited:
             after = queries.valid_tickets(conn, event_id=event_id)
             for kind, limit in limits.items():
                 _check_capacity(f"The kind {kind}", limit, before.get(kind, 0), after.get(kind, 0))
             if capacity is not None:
                 _check_capacity("The event", capacity, sum(before.values()), sum(after.values()))
-    return issued
 
 
-def _check_kinds(wanted: set[str], kinds: dict[str, int | None]) -> None:
-    if kinds and (unknown := sorted(wanted - kinds.keys())):
+def _add(conn: Connection, event_id: int, wishes: Sequence[Wish], now: datetime) -> Batch:
+    new = [queries.NewTicket(random_ticket_id(), *wish) for wish in wishes]
+    added = queries.insert_tickets(conn, event_id=event_id, tickets=new, issued_at=now)
+    # Mostly none. Where PostgreSQL has no statistics of the event yet, looking them up reads all its tickets.
+    had = {
+        ticket.reference for ticket in new if ticket.reference is not None and ticket.ticket_id not in added
+    }
+    kept = queries.tickets_by_reference(conn, event_id=event_id, references=had) if had else {}
+    return Batch(
+        [ticket if ticket.ticket_id in added else kept[str(ticket.reference)] for ticket in new], added
+    )
+
+
+def check_kinds(wanted: Collection[str], kinds: Collection[str]) -> None:
+    """Make sure that the event, if it has kinds, has these.
+
+    Raises:
+        UnknownKind: it has not.
+    """
+    if kinds and (unknown := sorted(set(wanted) - set(kinds))):
         known = ", ".join(kinds)
         raise UnknownKind(f"The event has no kind {unknown[0]!r}, but: {known}.", field="kind")
 

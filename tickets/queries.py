@@ -126,10 +126,13 @@ def lock_event(conn: Connection, *, event_id: int) -> int | None:
 
 def insert_tickets(
     conn: Connection, *, event_id: int, tickets: Sequence[NewTicket], issued_at: datetime
-) -> None:
-    """Add tickets, but for those whose reference the event has."""
+) -> set[int]:
+    """Add tickets, but for those whose reference the event has; return the ids of those added."""
     columns = {f"{name}s": [getattr(ticket, name) for ticket in tickets] for name in NewTicket._fields}
-    conn.execute(_STATEMENTS["insert_tickets"], {"event_id": event_id, "issued_at": issued_at, **columns})
+    rows = conn.execute(
+        _STATEMENTS["insert_tickets"], {"event_id": event_id, "issued_at": issued_at, **columns}
+    )
+    return {row.ticket_id for row in rows}
 
 
 def tickets_by_reference(

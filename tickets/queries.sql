@@ -132,7 +132,7 @@ SELECT capacity
    FOR UPDATE;
 
 -- name: insert_tickets
--- No rows. A reference that is already there adds nothing.
+-- One row per ticket added: ticket_id bigint. A reference that is already there adds nothing.
 -- Binds: event_id int, issued_at timestamptz; per ticket, in arrays of one length: ticket_ids, holders, emails,
 --        kinds, references (or NULL).
 -- Index: ticket_reference_once_per_event. In reference order.
@@ -143,7 +143,8 @@ INSERT INTO ticket (event_id, id, holder, email, kind, reference, issued_at, ins
                    CAST(:kinds AS text[]), CAST(:references AS text[]))
             AS ticket (id, holder, email, kind, reference)
    ORDER BY reference, id
-ON CONFLICT (event_id, reference) DO NOTHING;
+ON CONFLICT (event_id, reference) DO NOTHING
+  RETURNING id AS ticket_id;
 
 -- name: tickets_by_reference
 -- One row per ticket that has one of these references: ticket_id bigint, holder, email, kind, reference text.
