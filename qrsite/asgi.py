@@ -19,7 +19,7 @@ from django.conf import settings
 from django.http import HttpResponse, JsonResponse
 
 from core import control
-from core.errors import OVERLOADED, error_response
+from core.errors import OVERLOADED, PAGE, error_response
 from health.faults import ACTIONS
 from qrsite.scan_door import ScanDoor
 from qrsite.wsgi import application as django_application
@@ -33,6 +33,12 @@ THREADS = max(1, (settings.POOL_SIZE + settings.POOL_MAX_OVERFLOW) * 2 // 3)
 MAX_WAITING = 2_000
 MAX_HELD_BYTES = 64 * 1024 * 1024
 BODY_TIMEOUT_S = 20.0
+# One path takes files, of 100,000 tickets. Who sends it is not known here: so only few large bodies at once, and never
+# the memory that scans need.
+IMPORT_PATH = "/admin/tickets/ticket/import/"
+MAX_IMPORT_BYTES = 16 * 1024 * 1024
+MAX_IMPORTS = 2
+IMPORT_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 2.0
 _QUERY_SAFE = "".join(map(chr, range(0x21, 0x7F)))
 
@@ -55,6 +61,7 @@ class FrontDoor:
         self._scans = ScanDoor()
         self._inside = 0
         self._held_bytes = 0
+        self._imports: set[int] = set()  # ids of the large bodies that are held
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it before it costs a thread."""
@@ -64,28 +71,32 @@ class FrontDoor:
             # Also while every thread is busy: this process lives.
             return await _send(send, 200, JsonResponse({"status": "pass"}))
         body = bytearray()
+        is_import = scope["path"] == IMPORT_PATH
         self._inside += 1
         try:
             if self._inside > THREADS + MAX_WAITING:
                 raise _Refused(*OVERLOADED)
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                is_whole = await self._read(receive, body)
+            async with asyncio.timeout(IMPORT_TIMEOUT_S if is_import else BODY_TIMEOUT_S):
+                is_whole = await self._read(receive, body, is_import=is_import)
             if is_whole and not await self._scans.answer(scope, body, send):
                 await self._threads_for(scope["path"])(_plain(scope, body), _whole(bytes(body)), send)
         except TimeoutError:
-            await _answer(send, 408, "timeout", "The request took too long to arrive.")
+            await _answer(
+                send, 408, "timeout", "The request took too long to arrive.", is_for_person=is_import
+            )
         except _Refused as refused:
-            await _answer(send, *refused.args)
+            await _answer(send, *refused.args, is_for_person=is_import)
         finally:
             self._inside -= 1
             self._held_bytes -= len(body)
+            self._imports.discard(id(body))
 
     def _threads_for(self, path: str) -> Any:
         if path.startswith("/health/db"):
             return self._probes
         return self._watchers if path.startswith(("/health/", "/metrics")) else self._django
 
-    async def _read(self, receive: Receive, body: bytearray) -> bool:
+    async def _read(self, receive: Receive, body: bytearray, *, is_import: bool) -> bool:
         """Collect the body; return False where the client went away."""
         has_more = True
         while has_more:
@@ -97,10 +108,22 @@ class FrontDoor:
             self._held_bytes += len(message.get("body", b""))
             if self._held_bytes > MAX_HELD_BYTES:
                 raise _Refused(503, "overloaded", "Too much is being sent at once. Please try again.")
-            if len(body) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
+            if refused := self._refuse_large(body, is_import=is_import):
                 await _drain(receive, has_more)
-                raise _Refused(413, "too_large", "The body is too large; send fewer items per call.")
+                raise refused
         return True
+
+    def _refuse_large(self, body: bytearray, *, is_import: bool) -> _Refused | None:
+        if len(body) <= settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
+            return None
+        if not is_import:
+            return _Refused(413, "too_large", "The body is too large; send fewer items per call.")
+        if len(body) > MAX_IMPORT_BYTES:
+            return _Refused(413, "too_large", "The file is too large: split it.")
+        if len(self._imports | {id(body)}) > MAX_IMPORTS:
+            return _Refused(503, "overloaded", "Other files are being read. Please try again in a minute.")
+        self._imports.add(id(body))
+        return None
 
 
 async def _drain(receive: Receive, has_more: bool) -> None:
@@ -133,8 +156,12 @@ def _whole(body: bytes) -> Receive:
     return receive
 
 
-async def _answer(send: Send, status: int, code: str, message: str) -> None:
-    await _send(send, status, error_response(status, code, message))
+async def _answer(send: Send, status: int, code: str, message: str, *, is_for_person: bool) -> None:
+    response: HttpResponse = error_response(status, code, message)
+    if is_for_person:
+        response.content = PAGE.format(message)
+        response["Content-Type"] = "text/html; charset=utf-8"
+    await _send(send, status, response)
 
 
 async def _send(send: Send, status: int, response: HttpResponse) -> None:

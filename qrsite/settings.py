@@ -162,5 +162,6 @@ LOGGING = {
         "core.probe": {"filters": ["once_per_second"]},
         "core.pool.FairPool": {"level": "WARNING"},  # SQLAlchemy's own words; metrics count what they tell
         "django.security.DisallowedHost": {"level": "CRITICAL"},
+        "django.security.RequestDataTooBig": {"level": "CRITICAL"},
     },
 }

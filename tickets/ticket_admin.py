@@ -14,9 +14,9 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from core.admin import CarefulAdmin
 from tickets import issuing, lifecycle
 from tickets.desk import Desk
+from tickets.import_admin import ImportAdmin
 from tickets.models import Ticket
 
 
@@ -32,7 +32,7 @@ class TicketForm(forms.ModelForm):
         return reference
 
 
-class TicketAdmin(Desk, CarefulAdmin):
+class TicketAdmin(Desk, ImportAdmin):
     """Tickets: issued and voided here, admitted at the gate."""
 
     form = TicketForm
