@@ -85,9 +85,9 @@ def steps(ref: codes.TicketRef | str, code: str, nonce: str, token: str, now: da
     else:
         verdict = "refused" if reason else "admitted"
         where = {"gate_id": gate_id, "device_id": device_id, "ticket_id": ticket_id if ticket else None}
-        what = {"verdict": verdict, "reason": reason, "code": None if ticket else code[:256], "now": now}
-        what["reentry"] = bool(ticket and ticket[4])
-        recorded = yield "record", {**attempt, **where, **what}
+        what = {"verdict": verdict, "reason": reason, "code": None if ticket else code[:256]}
+        when = {"now": now, "reentry": bool(ticket and ticket[4])}
+        recorded = yield "record", {**attempt, **where, **what, **when}
         if recorded is None:
             return 409, {"error": {"code": "in_flight", "message": "The same scan is being judged."}}
         [scan_id] = recorded

@@ -10,7 +10,7 @@ from django.core.management import get_commands
 from core.purpose import PURPOSES
 from health import metrics
 from qrsite.api import api
-from tickets import enrolment
+from tickets import enrolment, printing
 from tickets.rules import REASONS
 
 ROOT = Path(__file__).parent.parent
@@ -103,6 +103,14 @@ def test_the_errors_of_an_enrolment_are_those_of_the_code():
         enrolment.EnrolmentExpired,
         enrolment.DeviceRevoked,
     ]
+
+    assert table == [(error.code, str(error.status)) for error in errors]
+
+
+def test_the_errors_of_printing_are_those_of_the_code():
+    section = (ROOT / "docs/organising.md").read_text().partition("## Print tickets")[2]
+    table = re.findall(r"^\| `(\w+)` \| (\d+) \|", section, re.MULTILINE)
+    errors = [printing.TicketNotValid, printing.TooManyTickets, printing.PrinterBusy]
 
     assert table == [(error.code, str(error.status)) for error in errors]
 

@@ -323,6 +323,7 @@ CALLS = {
     "ticket": ("get", "/api/v1/tickets/1"),
     "svg": ("get", "/api/v1/tickets/1/qr.svg"),
     "png": ("get", "/api/v1/tickets/1/qr.png"),
+    "pdf": ("get", "/api/v1/tickets/1/ticket.pdf"),
     "stats": ("get", "/api/v1/events/{slug}/stats"),
 }
 
@@ -421,6 +422,7 @@ def test_the_api_documents_itself_to_staff_only(client, admin_client):
         "/api/v1/tickets/{ticket_id}",
         "/api/v1/tickets/{ticket_id}/qr.png",
         "/api/v1/tickets/{ticket_id}/qr.svg",
+        "/api/v1/tickets/{ticket_id}/ticket.pdf",
         "/api/v1/tickets/{ticket_id}/transfer",
         "/api/v1/tickets/{ticket_id}/void",
     ]

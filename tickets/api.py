@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 import segno
-from django.http import HttpRequest, HttpResponse
+from django.http import FileResponse, HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.cache import cache_control
 from django.views.decorators.http import condition
@@ -15,7 +15,7 @@ from ninja import Router, Status
 from ninja.decorators import decorate_view
 
 from core.errors import NotFound
-from tickets import enrolment, issuing, keys, lifecycle
+from tickets import enrolment, issuing, keys, lifecycle, printing
 from tickets.auth import ServiceScope, StaffSession
 from tickets.models import Event, Ticket
 from tickets.schemas import (
@@ -91,6 +91,12 @@ def ticket_qr_svg(request: HttpRequest, ticket_id: int) -> HttpResponse:
 def ticket_qr_png(request: HttpRequest, ticket_id: int) -> HttpResponse:
     """Draw the ticket's QR as PNG."""
     return _qr(ticket_id, "png", "image/png")
+
+
+@router.get("/tickets/{int:ticket_id}/ticket.pdf", auth=may_read, openapi_extra={"responses": {200: {}}})
+def ticket_pdf(request: HttpRequest, ticket_id: int) -> FileResponse:
+    """Print the ticket: an A4 page with its QR. A void or transferred ticket is refused."""
+    return printing.answer([_find(ticket_id)], "pages")
 
 
 @router.post("/tickets/{int:ticket_id}/void", response=TicketDetail, auth=ServiceScope("tickets:write"))

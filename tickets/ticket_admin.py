@@ -8,16 +8,18 @@ from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import FileResponse, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from tickets import issuing, lifecycle
+from core.errors import QrsiteError
+from tickets import issuing, lifecycle, printing
 from tickets.desk import Desk
 from tickets.import_admin import ImportAdmin
 from tickets.models import Ticket
+from tickets.paper import Layout
 
 
 class TicketForm(forms.ModelForm):
@@ -42,7 +44,7 @@ class TicketAdmin(Desk, ImportAdmin):
     search_fields = ("holder", "email", "reference", "=id")
     list_per_page = 50
     show_full_result_count = False
-    actions = ("void",)
+    actions = ("print_pages", "print_cards", "void")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Ticket | None = None) -> tuple[str, ...]:
         """Keep a ticket with its event, which its code names, and with its kind, which is counted."""
@@ -81,12 +83,32 @@ class TicketAdmin(Desk, ImportAdmin):
 
     @admin.display(description="QR")
     def qr(self, ticket: Ticket) -> str:
-        """Show the code as picture and text."""
+        """Show the code as picture and text, and where to print it."""
+        pdf = reverse("api:ticket_pdf", args=[ticket.id])
         return format_html(
-            '<img src="{}" alt="QR code of this ticket" width="240" height="240"><br><code>{}</code>',
+            '<img src="{}" alt="QR code of this ticket" width="240" height="240"> {}<br><code>{}</code>',
             reverse("api:ticket_qr_svg", args=[ticket.id]),
+            format_html('<a href="{}">PDF</a>', pdf) if printing.is_printable(ticket) else "",
             issuing.code_of(event_id=ticket.event_id, ticket_id=ticket.id),
         )
+
+    @admin.action(description="Print: a page for each", permissions=["view"])
+    def print_pages(self, request: HttpRequest, queryset: QuerySet[Ticket]) -> FileResponse | None:
+        """Print the chosen tickets, in the order of the list."""
+        return self._print(request, queryset, "pages")
+
+    @admin.action(description="Print: a sheet of cards", permissions=["view"])
+    def print_cards(self, request: HttpRequest, queryset: QuerySet[Ticket]) -> FileResponse | None:
+        """Print the chosen tickets, in the order of the list."""
+        return self._print(request, queryset, "cards")
+
+    def _print(self, request: HttpRequest, queryset: QuerySet[Ticket], layout: Layout) -> FileResponse | None:
+        tickets = queryset.select_related("event")[: printing.TICKETS_MAX + 1]
+        try:
+            return printing.answer(list(tickets), layout)
+        except QrsiteError as error:
+            self.message_user(request, str(error), messages.ERROR)
+            return None
 
     @admin.action(description="Void: refuse these tickets from now on", permissions=["change"])
     def void(self, request: HttpRequest, queryset: QuerySet[Ticket]) -> None:
