@@ -36,6 +36,7 @@ DEADLINE_S = 1.0
 # How long a token and its event's rules are not looked up again: revoking takes effect within 5 s.
 TRUSTED_S = 5.0
 LABEL = "POST /api/v1/scans"
+_encode = DjangoJSONEncoder().encode
 
 
 class Reply(NamedTuple):
@@ -48,17 +49,16 @@ class Reply(NamedTuple):
 class Attempt:
     """A scan on its way: as it came, with the hash of the token that it came with."""
 
-    __slots__ = ("answer", "deadline", "scan", "token_hash")
+    __slots__ = ("answer", "late_at_s", "scan", "token_hash")
 
     def __init__(self, token_hash: bytes, scan: ScanIn, loop: asyncio.AbstractEventLoop) -> None:
         self.token_hash = token_hash
         self.scan = scan
         self.answer: asyncio.Future[Reply | None] = loop.create_future()
-        self.deadline = loop.call_later(DEADLINE_S, self.settle, _error(*OVERLOADED))
+        self.late_at_s = loop.time() + DEADLINE_S
 
     def settle(self, reply: Reply | None) -> None:
         """Answer, unless that was done before."""
-        self.deadline.cancel()
         if not self.answer.done():
             self.answer.set_result(reply)
 
@@ -81,6 +81,8 @@ class Lane:
 
     def __init__(self) -> None:
         self._waiting: deque[Attempt] = deque()
+        # In the order of their deadlines, since all have as long: one timer for the first, none for each.
+        self._unanswered: deque[Attempt] = deque()
         self._is_judging = False
         self._known: dict[bytes, Known] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scan-lane")
@@ -95,9 +97,21 @@ class Lane:
         loop = asyncio.get_running_loop()
         attempt = Attempt(token_hash, scan, loop)
         self._waiting.append(attempt)
+        if not self._unanswered:
+            loop.call_at(attempt.late_at_s, self._give_up, loop)
+        self._unanswered.append(attempt)
         if not self._is_judging:
             self._start(loop)
         return await attempt.answer
+
+    def _give_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tell those who have waited too long; come again when the next may have."""
+        while self._unanswered and (first := self._unanswered[0]):
+            if not first.answer.done() and first.late_at_s > loop.time():
+                loop.call_at(first.late_at_s, self._give_up, loop)
+                return
+            first.settle(_error(*OVERLOADED))
+            self._unanswered.popleft()
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Send the next batch to the thread, if anybody waits."""
@@ -168,7 +182,7 @@ class Lane:
 
 def _reply(outcome: admission.Answer | Exception) -> Reply:
     if isinstance(outcome, admission.Answer):
-        return Reply(200, json.dumps(scan_out(outcome), cls=DjangoJSONEncoder).encode())
+        return Reply(200, _encode(scan_out(outcome)).encode())
     if isinstance(outcome, QrsiteError):
         return _error(outcome.status, outcome.code, str(outcome))
     return _failed(outcome)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from ninja import Schema
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field
 
 from analytics.models import Direction, Verdict
 from tickets.admission import Answer
@@ -154,7 +154,7 @@ class Jwks(Schema):
     keys: list[Jwk]
 
 
-class ScanIn(Schema):
+class ScanIn(BaseModel):
     """One attempt. `nonce` is the client's name for it: sent again, it gets the same verdict again."""
 
     code: Annotated[str, BeforeValidator(_storable)]

@@ -13,7 +13,7 @@ from django.core.management import BaseCommand, CommandError, call_command
 from django.db import connections
 from django.utils import timezone
 from granian import Granian
-from granian.constants import HTTPModes, Interfaces
+from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 
 from core import db
@@ -57,6 +57,7 @@ class Command(BaseCommand):
             port=settings.PORT,
             interface=Interfaces.ASGINL,
             workers=settings.WEB_CONCURRENCY,
+            loop=Loops.uvloop,
             websockets=False,
             backlog=2048,
             backpressure=MAX_CONNECTIONS,
