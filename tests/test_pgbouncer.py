@@ -28,7 +28,7 @@ from core import db
 from core.postgres_account import account_for
 from core.purpose import WEB, entering
 from tests.factories import make_event
-from tests.test_server import Server, free_port
+from tests.serving import Server, free_port
 from tickets.models import Event
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
