@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from core.postgres import EmbeddedPostgres
+from tests.fake_driver import until
 from tests.serving import STOP_WITHIN_S, free_port, is_gone, servers
 
 CAP = 2 * 15
@@ -256,6 +257,18 @@ def test_a_worker_that_is_killed_is_replaced_and_none_outlives_the_server(start,
     EmbeddedPostgres(
         tmp_path / "var" / "postgres"
     ).ensure_running()  # its last user now, and stops it at exit
+
+
+def test_a_worker_whose_replacement_is_killed_at_once_is_replaced_again(server):
+    watcher = psutil.Process(server.process.pid)
+    for _ in range(3):
+        known = watcher.children()
+        youngest = max(known, key=psutil.Process.create_time)
+        youngest.kill()
+        until(lambda known=known: set(watcher.children()) - set(known))
+
+    server.wait_until_ready()
+    assert [worker.status() != psutil.STATUS_ZOMBIE for worker in watcher.children()] == [True, True]
 
 
 def pool_command(server, *arguments):
