@@ -219,6 +219,14 @@ def test_a_genuine_code_in_a_longer_text_is_not_cut_into_a_genuine_code(shop, ev
     assert scan(device, ticket["code"] + " " * 500).json()["reason"] == "unreadable"
 
 
+def test_a_device_that_forgot_what_year_it_is_scans_all_the_same(shop, event, device):
+    [ticket] = issue(shop, event)
+
+    answer = scan(device, ticket["code"], scanned_at="1970-01-01T00:00:00+02:00")
+
+    assert (answer.status_code, answer.json()["verdict"]) == (200, "admitted")
+
+
 MALFORMED = {
     "no JSON": b"{",
     "a list": b"[]",

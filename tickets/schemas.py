@@ -36,9 +36,9 @@ def _email(text: str) -> str:
 
 
 def _plausible(when: datetime) -> datetime:
-    # Further out, PostgreSQL and Python disagree about what a date is.
-    if not datetime(2000, 1, 1, tzinfo=UTC) <= when < datetime(2200, 1, 1, tzinfo=UTC):
-        raise ValueError("must lie between the years 2000 and 2200")
+    # Further out, PostgreSQL and Python disagree about what a date is. A phone that forgot the time says 1970.
+    if not datetime(1900, 1, 1, tzinfo=UTC) <= when < datetime(2200, 1, 1, tzinfo=UTC):
+        raise ValueError("must lie between the years 1900 and 2200")
     return when
 
 
