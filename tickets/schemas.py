@@ -49,7 +49,9 @@ def _storable(code: Any) -> Any:
     """
     if not isinstance(code, str):
         return code
-    kept = code[:CODE_KEPT_CHARS].encode("utf-8", "backslashreplace").decode("utf-8")
+    # With a last character that no code has: what is left of a genuine one with line ends after it would be one.
+    cut = code if len(code) <= CODE_KEPT_CHARS else f"{code[: CODE_KEPT_CHARS - 1]}…"
+    kept = cut.encode("utf-8", "backslashreplace").decode("utf-8")
     return kept.replace("\x00", "\\x00")
 
 
