@@ -17,7 +17,7 @@ setup: .venv/development  ## Install what tests and lint need, too
 test: .venv/development  ## Run the suite on a real PostgreSQL
 	@$(BIN)/python -m pytest -m "not slow"
 
-test-slow: .venv/development  ## Run the proofs that take their time: a storm, a drill
+test-slow: .venv/development  ## Run the proofs that take their time: a storm, a drill, a million forged codes
 	@$(BIN)/python -m pytest -m slow
 
 test-django: .venv/development  ## Run Django's own tests of backends on ours and on Django's
