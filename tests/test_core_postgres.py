@@ -19,6 +19,7 @@ import pytest
 
 from core import postgres_account
 from core.postgres import DATABASE, USER, EmbeddedPostgres, PostgresError
+from tests.fake_driver import until
 
 PROJECT = Path(__file__).parent.parent
 IS_ROOT = os.geteuid() == 0
@@ -340,6 +341,23 @@ def test_a_killed_postmaster_comes_back_with_what_was_committed(made_home, use):
 
     assert ask(server, "SELECT answer FROM committed") == [(42,)]
     assert postmaster(made_home) != killed
+
+
+def test_a_server_in_crash_recovery_is_stopped_and_loses_nothing(made_home, use):
+    server = use(made_home)
+    server.ensure_running()
+    ask(server, "CREATE TABLE recovered AS SELECT generate_series(1, 200000)")
+    [(process,)] = ask(server, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    log = made_home / "log"
+    before = len(log.read_text())
+    os.kill(process, signal.SIGKILL)
+    until(lambda: "reinitializing" in log.read_text()[before:])
+
+    server.release()
+
+    assert is_stopped(made_home)
+    server.ensure_running()
+    assert ask(server, "SELECT count(*) FROM recovered") == [(200000,)]
 
 
 def test_a_stale_pid_file_with_the_pid_of_another_live_process_is_survived(made_home, use):
