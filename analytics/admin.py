@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -32,7 +32,9 @@ class LedgerAdmin(CarefulAdmin):
 
 @admin.register(Scan)
 class ScanAdmin(LedgerAdmin):
-    """Every attempt, the refused ones too."""
+    """Every attempt, the refused ones too; without what was read, for a code of another event opens its door."""
+
+    exclude = ("code",)
 
     list_display = (
         "recorded_at",
@@ -69,6 +71,13 @@ class ConflictAdmin(LedgerAdmin):
     search_fields = ("=ticket_id",)
     fields = (*(field.name for field in Conflict._meta.fields if field.name != "note"), "note")
 
+    def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        """Ask for the note: it is what signs a conflict off."""
+        form = super().get_form(request, *args, **kwargs)
+        if "note" in form.base_fields:
+            form.base_fields["note"].required = True
+        return form
+
     def get_readonly_fields(self, request: HttpRequest, obj: Conflict | None = None) -> list[str]:
         """Let a note be written once, which signs the conflict off."""
         is_open = obj is not None and obj.signed_off_at is None
@@ -81,7 +90,7 @@ class ConflictAdmin(LedgerAdmin):
     def save_model(self, request: HttpRequest, obj: Conflict, form: Any, change: bool) -> None:
         """Sign the conflict off by whoever wrote the note; the first who does stays the one who did."""
         with db.begin() as conn:
-            queries.sign_off_conflict(
+            signed = queries.sign_off_conflict(
                 conn,
                 event_id=obj.event_id,
                 conflict_id=obj.id,
@@ -89,3 +98,5 @@ class ConflictAdmin(LedgerAdmin):
                 signed_off_by=request.user.get_username(),
                 note=obj.note,
             )
+        if signed and signed.note != obj.note:
+            messages.warning(request, f"{signed.signed_off_by} had signed it off before: {signed.note}")

@@ -22,8 +22,9 @@ ON CONFLICT (event_id, nonce) DO NOTHING
   RETURNING nonce, id AS scan_id;
 
 -- name: record_conflicts
--- No rows. Notes offline entries that were refused. A device knows whom it admitted itself, so a ticket that this very
--- device had admitted is no conflict: it turned the holder away.
+-- No rows. Notes entries that were refused, though their devices let somebody in, each with the entry that had used the
+-- ticket: the last one before it, or else the first. A device knows whom it admitted itself, so a ticket that this
+-- very device had admitted is no conflict: it turned the holder away.
 -- Binds: event_id int, nonces text[], noticed_at timestamptz.
 -- Index: ticket_scans_nonce_once, ticket_scans_ticket_idx. In scan order.
 INSERT INTO scan_conflicts
@@ -37,11 +38,14 @@ INSERT INTO scan_conflicts
                         AND verdict = 'admitted'
                         AND direction = 'entry'
                         AND annulled_at IS NULL
-                   ORDER BY happened_at DESC, id DESC
+                   ORDER BY happened_at > scan.happened_at, abs(extract(epoch FROM happened_at - scan.happened_at)), id
                       LIMIT 1) AS earlier
          ON scan.reason = 'already_admitted'
       WHERE scan.event_id = :event_id
         AND scan.nonce = ANY(CAST(:nonces AS text[]))
+        AND scan.verdict = 'refused'
+        AND scan.direction = 'entry'
+        AND scan.ticket_id IS NOT NULL
         AND (scan.reason <> 'already_admitted' OR earlier.device_id IS DISTINCT FROM scan.device_id)
    ORDER BY scan.id
 ON CONFLICT (event_id, scan_id) DO NOTHING;
@@ -85,13 +89,13 @@ SELECT id, slug, name, time_zone, capacity
 
 -- name: scan_page
 -- One row per scan, newest first: scan_id bigint, nonce text, ticket_id bigint or NULL, gate text, device text, direction,
--- verdict text, reason, code text or NULL, scanned_at, recorded_at, happened_at timestamptz, offline boolean,
+-- verdict text, reason, code text or NULL (that of a wrong event would open its door), scanned_at, recorded_at, happened_at timestamptz, offline boolean,
 -- forced_over, force_reason text or NULL, annulled_at timestamptz or NULL.
 -- Binds: event_id int, before_id bigint (or NULL: from the newest on), verdict text or NULL, gate text or NULL,
 --        page int.
 -- Index: ticket_scans_pkey, backwards.
    SELECT scan.id AS scan_id, scan.nonce, scan.ticket_id, gate.name AS gate, device.name AS device, scan.direction,
-          scan.verdict, scan.reason, scan.code, scan.scanned_at, scan.recorded_at, scan.happened_at, scan.offline,
+          scan.verdict, scan.reason, CASE WHEN scan.reason <> 'wrong_event' THEN scan.code END AS code, scan.scanned_at, scan.recorded_at, scan.happened_at, scan.offline,
           scan.forced_over, scan.force_reason, scan.annulled_at
      FROM ticket_scans AS scan
 LEFT JOIN gate

@@ -31,6 +31,7 @@ Send = Callable[[Message], Awaitable[None]]
 # Fewer threads than connections: no request waits for the pool, and a third of it is left for the scan lane.
 THREADS = max(1, (settings.POOL_SIZE + settings.POOL_MAX_OVERFLOW) * 2 // 3)
 MAX_WAITING = 2_000
+MAX_BODY_BYTES = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
 MAX_HELD_BYTES = 64 * 1024 * 1024
 BODY_TIMEOUT_S = 20.0
 # One path takes files, of 100,000 tickets. Who sends it is not known here: so only few large bodies at once, and never
@@ -114,7 +115,7 @@ class FrontDoor:
         return True
 
     def _refuse_large(self, body: bytearray, *, is_import: bool) -> _Refused | None:
-        if len(body) <= settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
+        if len(body) <= MAX_BODY_BYTES:
             return None
         if not is_import:
             return _Refused(413, "too_large", "The body is too large; send fewer items per call.")

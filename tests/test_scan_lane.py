@@ -10,6 +10,7 @@ from django.db import DataError, OperationalError, connection
 from analytics.models import Scan
 from core import db
 from core.purpose import SCAN
+from qrsite import scan_door
 from qrsite.scan_door import ScanDoor
 from tests.doors import by_the_lane, request, scan, through
 from tests.factories import issue, make_device, make_open_event, make_service
@@ -77,21 +78,32 @@ def test_a_service_token_is_left_to_the_view(event):
 
 
 def test_a_public_site_answers_scans_over_tls_only(scanner, settings):
-    from qrsite import scan_door
-
-    scan_door._headers.cache_clear()
     settings.SECURE_SSL_REDIRECT, settings.SECURE_HSTS_SECONDS = True, 60
     settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-    try:
-        plain, secure = by_the_lane(
-            request(scanner[1], scan("x", "a")),
-            request(scanner[1], scan("x", "b"), **{"x-forwarded-proto": "https"}),
-        )
-    finally:
-        scan_door._headers.cache_clear()
+
+    plain, secure = by_the_lane(
+        request(scanner[1], scan("x", "a")),
+        request(scanner[1], scan("x", "b"), **{"x-forwarded-proto": "https"}),
+    )
 
     assert plain is None
     assert (secure[0], secure[2]["strict-transport-security"]) == (200, "max-age=60")
+
+
+def test_whatever_clients_say_the_middleware_is_asked_once_and_memory_is_bounded(scanner, monkeypatch):
+    asked, ask = [], scan_door._headers
+    monkeypatch.setattr(scan_door, "_headers", lambda request: asked.append(request) or ask(request))
+    monkeypatch.setattr(scan_door, "KNOWN_MAX", 5)
+
+    async def knock():
+        door = ScanDoor()
+        for number in range(12):
+            await through(door, *request("qrd_x", {}, **{"x-forwarded-proto": str(number)}))
+            await through(door, *request("qrd_x", {}, host=f"evil-{number}.example"))
+        return len(door._known)
+
+    assert asyncio.run(knock()) <= 5
+    assert len(asked) == 1
 
 
 def test_scans_that_come_at_once_share_a_transaction_and_a_connection(event, scanner, monkeypatch):
@@ -156,6 +168,23 @@ def test_one_scan_that_can_not_be_recorded_never_spoils_the_others(event, scanne
 
     assert [answer[0] for answer in answers] == [500 if nonce == "poison" else 200 for nonce in nonces]
     assert Ticket.objects.filter(inside=True).count() == 19
+
+
+def test_a_scan_whose_device_is_odd_never_spoils_the_others(event, scanner, monkeypatch):
+    _, odd = make_device(event, gate="Odd")
+    check = lane.check_rate
+
+    def fail_for_one(device):
+        if device.gate_id != scanner[0].gate_id:
+            raise ZeroDivisionError
+        check(device)
+
+    monkeypatch.setattr(lane, "check_rate", fail_for_one)
+    answers = by_the_lane(
+        *(request(token, scan("x", f"n{n}")) for n, token in enumerate([scanner[1], odd] * 3))
+    )
+
+    assert [answer[0] for answer in answers] == [200, 500] * 3
 
 
 def test_a_revoked_device_is_refused_within_seconds(event, scanner, monkeypatch):

@@ -34,6 +34,7 @@ BINDS = {
     "admitted_ats": [NOW, NOW],
     "admitted_gate_ids": [1, 1],
     "insides": [True, True],
+    "passed_ats": [NOW, NOW],
     "holders": ["a", "b"],
     "emails": ["", ""],
     "kinds": ["", ""],

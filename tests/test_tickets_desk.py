@@ -77,6 +77,31 @@ def test_a_check_in_by_hand_is_judged_and_logged_as_any_scan(admin_client, admin
     ]
 
 
+def test_a_check_in_of_the_wrong_ticket_is_taken_back(admin_client, device, ticket):
+    check_in(admin_client, ticket, device.gate)
+    form = admin_client.get(page("check_in", ticket)).content.decode()
+    nonce = re.search(r'name="take_back" value="([\w-]+)"', form)[1]
+
+    pages = [
+        admin_client.post(page("check_in", ticket), {"take_back": nonce}, follow=True).content.decode()
+        for _ in range(2)
+    ]
+
+    assert "the entry was taken back" in pages[0]
+    assert "nothing here that can be taken back" in pages[1]
+    assert Ticket.objects.values_list("admitted_at", "inside").get() == (None, False)
+    assert "take_back" not in admin_client.get(page("check_in", ticket)).content.decode()
+
+
+def test_what_a_device_admitted_the_desk_does_not_take_back(admin_client, device, ticket):
+    admit(device, attempt(device, ticket.code, "a"))
+
+    shown = admin_client.post(page("check_in", ticket), {"take_back": "a"}, follow=True).content.decode()
+
+    assert "nothing here that can be taken back" in shown
+    assert Ticket.objects.get().inside
+
+
 def test_two_clicks_are_one_scan(admin_client, device, ticket):
     form = admin_client.get(page("check_in", ticket)).content.decode()
     nonce = re.search(r'name="nonce" value="([\w-]+)"', form)[1]
@@ -170,7 +195,8 @@ def test_the_history_tells_all_that_happened_in_order_with_the_venues_times(
     admit(device, attempt(device, ticket.code, "a"), attempt(device, ticket.code, "b", Direction.EXIT))
     check_in(admin_client, ticket, device.gate)
     check_in(admin_client, ticket, device.gate)
-    lifecycle.annul(event_id=event.id, nonce="b", device_id=device.id, now=timezone.now())
+    admit(device, attempt(device, ticket.code, "c", Direction.EXIT))
+    lifecycle.annul(event_id=event.id, nonce="c", device_id=device.id, now=timezone.now())
     admin_client.post(
         reverse("admin:tickets_ticket_changelist"), {"action": "void", "_selected_action": [ticket.id]}
     )
@@ -185,6 +211,7 @@ def test_the_history_tells_all_that_happened_in_order_with_the_venues_times(
         ("Exit at Main gate.", "Scanner"),
         ("Entry at Main gate.", "admin"),
         ("Entry at Main gate refused: Already admitted.", "admin"),
+        ("Exit at Main gate.", "Scanner"),
         ("The exit at Main gate was taken back.", "Scanner"),
         ("Voided.", ""),
         ("Voided.", "admin"),
@@ -260,6 +287,17 @@ def test_only_who_may_makes_a_device_a_supervisors(helper, event):
     assert list(Device.objects.order_by("id").values_list("is_supervisor", flat=True)) == [False, True]
 
 
+def test_only_who_may_make_a_supervisors_device_enrols_one(helper, event):
+    device = make_device(event, is_supervisor=True)[0]
+    path = reverse("admin:tickets_device_enrol", args=[device.id])
+
+    refused = helper("change_device", "view_device").post(path, follow=True)
+    granted = helper("change_device", "view_device", "grant_supervisor").post(path)
+
+    assert "enrolled by somebody who may make one" in refused.content.decode()
+    assert "#enrol=" in granted.content.decode()
+
+
 def conflict(event, **fields):
     return Conflict.objects.create(
         event_id=event.id, scan_id=1, ticket_id=2, reason="void", noticed_at=timezone.now(), **fields
@@ -271,11 +309,13 @@ def test_a_conflict_is_signed_off_with_a_note_once(admin_client, helper, event):
     change = reverse("admin:analytics_conflict_change", args=[row.id])
 
     looked = helper("view_conflict").post(change, {"note": "Nobody"})
+    empty = admin_client.post(change, {"note": ""})
     admin_client.post(change, {"note": "Twins"})
     late = admin_client.post(change, {"note": "Other"})
 
     row.refresh_from_db()
     assert looked.status_code == 403
+    assert list(empty.context["adminform"].form.errors) == ["note"]
     assert (row.note, row.signed_off_by, row.signed_off_at is not None) == ("Twins", "admin", True)
     assert late.status_code in {200, 302}
     listing = reverse("admin:analytics_conflict_changelist")

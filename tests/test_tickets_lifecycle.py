@@ -1,5 +1,6 @@
 """What becomes of a ticket: void, passed on, an admission taken back."""
 
+import threading
 from contextlib import suppress
 from datetime import timedelta
 
@@ -7,10 +8,11 @@ import pytest
 from django.db import connection
 
 from analytics.models import Direction, Scan
+from core import db
 from core.errors import NotFound, QrsiteError
 from tests.factories import NOW, admit, attempt, issue, make_device, make_event, verdicts
 from tests.test_tickets_admission import race
-from tickets import issuing, lifecycle
+from tickets import issuing, lifecycle, queries
 from tickets.admission import ScanAnnulled
 from tickets.models import Event, Kind, Ticket, Transfer
 
@@ -83,6 +85,36 @@ def test_the_same_transfer_again_returns_the_same_ticket(ticket):
         pass_on(ticket.id, reference="move-2")
     assert refused.value.details == {"to": str(new.id)}
     assert Ticket.objects.count() == 2
+
+
+def test_the_reference_of_another_holders_transfer_returns_nobody_elses_ticket(ticket):
+    pass_on(ticket.id, holder="Eve", reference="move-1")
+
+    with pytest.raises(lifecycle.TicketTransferred):
+        pass_on(ticket.id, holder="Mallory", reference="move-1")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_voiding_waits_for_nobody_who_issues():
+    event = make_event()
+    [ticket] = issue(event)
+    connection.close()
+    issuing_now, voided = threading.Event(), threading.Event()
+
+    def issues():
+        with db.begin() as conn:
+            queries.lock_event(conn, event_id=event.id)
+            issuing_now.set()
+            assert voided.wait(5)
+
+    def voids():
+        assert issuing_now.wait(5)
+        lifecycle.void(ticket_id=ticket.id, now=NOW)
+        voided.set()
+
+    race(2, lambda index: voids() if index else issues())
+
+    assert Ticket.objects.get().voided_at == NOW
 
 
 def test_a_ticket_is_passed_on_again_by_its_new_holder(event, ticket):
@@ -201,20 +233,22 @@ def test_taking_back_again_changes_nothing(device, ticket):
     assert state() == (SOON, device.gate_id, True)
 
 
-@pytest.mark.parametrize(
-    ("taken_back", "left"),
-    [("in", (NOW + timedelta(minutes=2), False)), ("out", (NOW, True)), ("again", (NOW, False))],
-)
-def test_of_several_scans_the_others_stay(device, ticket, taken_back, left):
+def test_the_last_that_happened_to_a_ticket_is_taken_back_and_nothing_before_it(device, ticket):
     Event.objects.update(reentry="after_exit")
     for minutes, nonce, way in ((0, "in", ENTRY), (1, "out", EXIT), (2, "again", ENTRY)):
         admit(device, attempt(device, ticket.code, nonce, way), now=NOW + timedelta(minutes=minutes))
-    if taken_back == "in":
-        admit(device, attempt(device, ticket.code, "gone", EXIT), now=NOW + timedelta(minutes=3))
+    now = NOW + timedelta(minutes=4)
 
-    take_back(device, taken_back, now=NOW + timedelta(minutes=4))
-
-    assert (state()[0], state()[2]) == left
+    for nonce in ("in", "out"):
+        with pytest.raises(lifecycle.NotAnnullable, match="Somebody went through with this ticket since"):
+            take_back(device, nonce, now=now)
+    assert state() == (NOW, device.gate_id, True)
+    take_back(device, "again", now=now)
+    assert state() == (NOW, device.gate_id, False)
+    take_back(device, "out", now=now)
+    assert state() == (NOW, device.gate_id, True)
+    take_back(device, "in", now=now)
+    assert state() == (None, None, False)
 
 
 def test_only_the_device_that_admitted_takes_back_and_only_for_a_quarter_of_an_hour(device, event, ticket):

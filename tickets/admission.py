@@ -140,9 +140,17 @@ def _judge(
     refs = {ref for scan in scans if isinstance(ref := named[scan.code], codes.TicketRef)}
     ours = {ref.ticket_id for ref in refs if ref.event_id == rules.event_id}
     tickets = queries.lock_tickets(conn, event_id=rules.event_id, ticket_ids=ours) if ours else {}
+    offline = tickets if any(scan.happened_at for scan in scans) else ()
+    passages = queries.passages(conn, event_id=rules.event_id, ticket_ids=offline) if offline else {}
     elsewhere = set(_tickets_elsewhere(conn, {ref for ref in refs if ref.event_id != rules.event_id}))
     return judging.judge_in_order(
-        scans, named=named, tickets=tickets, elsewhere=elsewhere, rules=rules, now=now
+        scans,
+        named=named,
+        tickets=tickets,
+        passages=passages,
+        elsewhere=elsewhere,
+        rules=rules,
+        now=now,
     )
 
 
@@ -154,9 +162,7 @@ def _write(
     ids = record_scans(conn, event_id=event_id, scans=[item.record for item in judged], recorded_at=now)
     if len(ids) < len(judged):
         raise _NonceTaken
-    changed = {
-        item.ticket.ticket_id: item.ticket for item in judged if item.ticket and item.record.reason is None
-    }
+    changed = {item.ticket.ticket_id: item.ticket for item in judged if item.ticket and item.is_changed}
     if changed:
         queries.save_states(conn, event_id=event_id, tickets=list(changed.values()))
     if conflicts := [item.record.nonce for item in judged if item.is_conflict]:
@@ -179,8 +185,13 @@ def _answer(
     if is_replay and not judging.is_same_attempt(scan, named[scan.code], verdict):
         return NonceReused(f"The nonce {scan.nonce} was used for another scan: make a new one for each.")
     if verdict.annulled_at is not None:
-        return ScanAnnulled("This admission was taken back. Scan again, with a new nonce.")
+        return taken_back()
     return Answer(verdict, judging.message(verdict, now=now, zone=rules.zone), is_replay)
+
+
+def taken_back() -> ScanAnnulled:
+    """Return what the nonce of an admission gets that was taken back."""
+    return ScanAnnulled("This admission was taken back. Scan again, with a new nonce.")
 
 
 def _tickets_elsewhere(conn: Connection, refs: Collection[codes.TicketRef]) -> Iterator[codes.TicketRef]:

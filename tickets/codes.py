@@ -52,6 +52,25 @@ def read(text: str, keys: Mapping[int, VerifyKey]) -> TicketRef:
     Raises:
         CodeRefused: `unreadable`, `unknown_key` or `bad_signature`.
     """
+    raw, key_id, ref = _unpack(text)
+    if key_id not in keys:
+        raise CodeRefused("unknown_key")
+    try:
+        keys[key_id].verify(DOMAIN + raw[: _PAYLOAD.size], raw[_PAYLOAD.size :])
+    except BadSignatureError:
+        raise CodeRefused("bad_signature") from None
+    return ref
+
+
+def claimed(text: str) -> TicketRef | None:
+    """Return the ticket that a text says it is of, whoever signed that: to compare with, never to admit."""
+    try:
+        return _unpack(text)[2]
+    except CodeRefused:
+        return None
+
+
+def _unpack(text: str) -> tuple[bytes, int, TicketRef]:
     try:
         # Scanners type a line end after the code. A space may be part of Base45, so spaces stay.
         raw = base45.b45decode(text.strip("\r\n\t"))
@@ -60,10 +79,4 @@ def read(text: str, keys: Mapping[int, VerifyKey]) -> TicketRef:
         raise CodeRefused("unreadable") from None
     if version != VERSION or len(raw) != _PAYLOAD.size + SIGNATURE_BYTES:
         raise CodeRefused("unreadable")
-    if key_id not in keys:
-        raise CodeRefused("unknown_key")
-    try:
-        keys[key_id].verify(DOMAIN + raw[: _PAYLOAD.size], raw[_PAYLOAD.size :])
-    except BadSignatureError:
-        raise CodeRefused("bad_signature") from None
-    return TicketRef(event_id, ticket_id)
+    return raw, key_id, TicketRef(event_id, ticket_id)

@@ -18,7 +18,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
 
-from analytics.models import Direction, Scan
+from analytics.models import Direction, Scan, Verdict
 from core import db
 from core.errors import QrsiteError
 from tickets import admission, issuing, judging, lifecycle, queries
@@ -89,6 +89,8 @@ class Desk(admin.ModelAdmin):
         if not request.user.has_perm(MAY_CHECK_IN):
             raise PermissionDenied
         ticket = self._find(request, ticket_id)
+        if nonce := request.POST.get("take_back"):
+            return self._take_back(request, ticket, nonce)
         form = CheckInForm(
             request.POST or None,
             initial={"nonce": uuid.uuid4()},
@@ -101,8 +103,23 @@ class Desk(admin.ModelAdmin):
             level = messages.SUCCESS if is_admitted else messages.ERROR
             self.message_user(request, f"{ticket.holder}: {_words(outcome)}", level)
             return redirect("admin:tickets_ticket_change", ticket.id)
-        context = {"foresight": _foresight(ticket, timezone.now())}
+        now = timezone.now()
+        context = {"foresight": _foresight(ticket, now), "last": _last_by_hand(ticket, now)}
         return self._page(request, ticket, form, "Check in by hand", context)
+
+    def _take_back(self, request: HttpRequest, ticket: Ticket, nonce: str) -> HttpResponse:
+        now = timezone.now()
+        last = _last_by_hand(ticket, now)
+        try:
+            if last is None or last.nonce != nonce:
+                raise lifecycle.NotAnnullable("There is nothing here that can be taken back.")
+            lifecycle.annul(event_id=ticket.event_id, nonce=nonce, now=now)
+        except QrsiteError as error:
+            self.message_user(request, str(error), messages.ERROR)
+        else:
+            self.message_user(request, f"{ticket.holder}: the {last.direction} was taken back.")
+            self.log_change(request, ticket, f"Took back the {last.direction}.")
+        return redirect("admin:tickets_ticket_change", ticket.id)
 
     def pass_on_view(self, request: HttpRequest, ticket_id: int) -> HttpResponse:
         """Pass the ticket on, and lead to the new one."""
@@ -188,6 +205,22 @@ def story(ticket: Ticket) -> list[Moment]:
     for entry in LogEntry.objects.filter(content_type=kind, object_id=str(ticket.id)).select_related("user"):
         moments.append((entry.action_time, entry.get_change_message(), str(entry.user)))
     return [Moment(at, event.local(at), what, who) for at, what, who in sorted(moments)]
+
+
+def _last_by_hand(ticket: Ticket, now: datetime) -> Scan | None:
+    """Return the last check-in by hand that can still be taken back."""
+    return (
+        Scan.objects.filter(
+            event_id=ticket.event_id,
+            ticket_id=ticket.id,
+            device_id=None,
+            verdict=Verdict.ADMITTED,
+            annulled_at=None,
+            recorded_at__gte=now - lifecycle.ANNULLED_WITHIN,
+        )
+        .order_by("-happened_at")
+        .first()
+    )
 
 
 def _said(scan: Scan, where: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from analytics.models import Direction, Verdict
 from analytics.queries import ScanRecord
 from tickets import codes
 from tickets.keys import key_ring
-from tickets.queries import StoredVerdict
+from tickets.queries import Passage, StoredVerdict
 from tickets.rules import MESSAGES, Case, EventRules, TicketState, judge
 
 CODE_KEPT_CHARS = 256
@@ -39,6 +40,7 @@ class Scan(NamedTuple):
     refused_offline: str | None = None
 
 
+Passages = dict[int, list[Passage]]  # by ticket, in the order in which they happened
 ReadCodes = dict[str, codes.TicketRef | str]  # by code: what it names, or the reason why it names nothing
 
 
@@ -47,6 +49,7 @@ class Judged(NamedTuple):
 
     record: ScanRecord
     ticket: TicketState | None
+    is_changed: bool  # the ticket is not as it was
     is_conflict: bool  # the holder is inside, for all we know, in spite of the refusal
 
 
@@ -60,40 +63,81 @@ def judge_in_order(
     *,
     named: ReadCodes,
     tickets: dict[int, TicketState],
+    passages: Passages,
     elsewhere: Collection[codes.TicketRef],
     rules: EventRules,
     now: datetime,
 ) -> list[Judged]:
-    """Judge each scan by what the ones before it made of the tickets.
+    """Judge each scan by what the ones before it made of the tickets, an offline one as of when it happened.
 
-    `tickets` are those of the event, by id, and afterwards as the scans leave them; `elsewhere` are those that other
-    events have.
+    `tickets` are those of the event, by id, and `passages` those of the tickets that have offline scans; afterwards both
+    are as the scans leave them. `elsewhere` are the tickets that other events have.
     """
     judged = []
     for place, scan in enumerate(scans):
-        at = (scan.happened_at or now) + place * APART
         ref = named[scan.code]
-        ticket: TicketState | None = None
-        if isinstance(ref, codes.TicketRef):
-            ticket = tickets.get(ref.ticket_id) if ref.event_id == rules.event_id else None
-            reason = judge(Case(ticket, ref in elsewhere, scan.direction, scan.gate_id, rules, at))
-        else:
-            reason = ref
+        ours = isinstance(ref, codes.TicketRef) and ref.event_id == rules.event_id
+        ticket = tickets.get(ref.ticket_id) if ours and isinstance(ref, codes.TicketRef) else None
+        history = passages.get(ticket.ticket_id, []) if ticket else []
+        at = (scan.happened_at or now) + place * APART
+        seen = ticket
+        if ticket and scan.happened_at:
+            seen = _as_of(ticket, history, at, scan.direction)
+        elif ticket and ticket.passed_at:
+            # Whoever waited for the ticket's row comes after whoever had it, whatever the clock said when they came.
+            at = max(at, ticket.passed_at + APART)
+        reason = (
+            ref
+            if isinstance(ref, str)
+            else judge(Case(seen, ref in elsewhere, scan.direction, scan.gate_id, rules, at))
+        )
         forced_over = reason if ticket and scan.force_reason else None
         if not forced_over:
             reason = reason or scan.refused_offline
         is_admitted = ticket is not None and (reason is None or forced_over is not None)
         record = _record(scan, ticket, None if is_admitted else reason, forced_over, at)
-        if ticket is not None and is_admitted:
-            ticket = tickets[ticket.ticket_id] = _pass_through(ticket, scan, at)
+        # Out is out: an exit that was made offline counts, though its entry may still be in another phone's queue.
+        is_changed = is_admitted or (record.offline and record.reason == "not_inside")
+        if ticket is not None and is_changed:
+            if record.offline:
+                insort(history, Passage(at, scan.direction.value, scan.gate_id))
+                ticket = _after(ticket, history)
+                passages[ticket.ticket_id] = history
+            else:
+                ticket = _pass_through(ticket, scan, at)
+            tickets[ticket.ticket_id] = ticket
         was_let_in = record.offline and not scan.refused_offline and scan.direction == Direction.ENTRY
-        judged.append(Judged(record, ticket, was_let_in and ticket is not None and not is_admitted))
+        is_conflict = was_let_in and ticket is not None and not is_admitted
+        judged.append(Judged(record, ticket, is_changed, is_conflict))
     return judged
+
+
+def _as_of(ticket: TicketState, history: list[Passage], at: datetime, direction: str) -> TicketState:
+    """Return a ticket as it was when somebody went through with it, as far as is known by now.
+
+    If the next who went through after an entry went in, too, then one of the two had no business there.
+    """
+    place = bisect_right(history, at, key=lambda passage: passage.at)
+    inside = place > 0 and history[place - 1].direction == Direction.ENTRY
+    if direction == Direction.ENTRY and place < len(history):
+        inside = inside or history[place].direction == Direction.ENTRY
+    return ticket._replace(inside=inside)
+
+
+def _after(ticket: TicketState, history: list[Passage]) -> TicketState:
+    """Return a ticket as all that happened leaves it; queries.restate says the same of the log."""
+    first = next((passage for passage in history if passage.direction == Direction.ENTRY), None)
+    return ticket._replace(
+        inside=history[-1].direction == Direction.ENTRY,
+        admitted_at=first and first.at,
+        admitted_gate_id=first and first.gate_id,
+        passed_at=history[-1].at,
+    )
 
 
 def verdict_of(judged: Judged, *, scan_id: int | None, rules: EventRules) -> StoredVerdict:
     """Return what the log will say of a scan."""
-    record, ticket, _ = judged
+    record, ticket = judged.record, judged.ticket
     gate = ticket and ticket.admitted_gate_id and rules.gates.get(ticket.admitted_gate_id)
     return StoredVerdict(
         nonce=record.nonce,
@@ -103,6 +147,8 @@ def verdict_of(judged: Judged, *, scan_id: int | None, rules: EventRules) -> Sto
         reason=record.reason,
         ticket_id=record.ticket_id,
         code=record.code,
+        device_id=record.device_id,
+        user_id=record.user_id,
         forced_over=record.forced_over,
         annulled_at=None,
         holder=ticket and ticket.holder,
@@ -126,12 +172,15 @@ def message(verdict: StoredVerdict, *, now: datetime, zone: ZoneInfo) -> str:
 
 
 def is_same_attempt(scan: Scan, ref: codes.TicketRef | str, verdict: StoredVerdict) -> bool:
-    """Tell whether a nonce came with the code and direction that it came with before."""
+    """Tell whether a nonce came from where it came before, with the same code and direction."""
     if verdict.ticket_id is None:
         is_same_code = verdict.code == scan.code[:CODE_KEPT_CHARS]
     else:
-        is_same_code = isinstance(ref, codes.TicketRef) and ref.ticket_id == verdict.ticket_id
-    return is_same_code and verdict.direction == scan.direction
+        # What the code claims will do: its key may have been retired since.
+        claimed = codes.claimed(scan.code) if isinstance(ref, str) else ref
+        is_same_code = claimed is not None and claimed.ticket_id == verdict.ticket_id
+    is_same_place = (scan.device_id, scan.user_id) == (verdict.device_id, verdict.user_id)
+    return is_same_code and is_same_place and verdict.direction == scan.direction
 
 
 def _read(code: str) -> codes.TicketRef | str:
@@ -143,10 +192,10 @@ def _read(code: str) -> codes.TicketRef | str:
 
 def _pass_through(ticket: TicketState, scan: Scan, at: datetime) -> TicketState:
     if scan.direction == Direction.EXIT:
-        return ticket._replace(inside=False)
+        return ticket._replace(inside=False, passed_at=at)
     if ticket.admitted_at is not None:
-        return ticket._replace(inside=True)
-    return ticket._replace(inside=True, admitted_at=at, admitted_gate_id=scan.gate_id)
+        return ticket._replace(inside=True, passed_at=at)
+    return ticket._replace(inside=True, passed_at=at, admitted_at=at, admitted_gate_id=scan.gate_id)
 
 
 def _record(

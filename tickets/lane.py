@@ -151,7 +151,7 @@ class Lane:
                 try:
                     check_rate(known.device)
                     scan = scan_of(attempt.scan, known.device, now)
-                except QrsiteError as error:
+                except Exception as error:  # whatever it is: of this one alone
                     replies[place] = _reply(error)
                     continue
                 wanted.setdefault(known.device.event_id, []).append((place, scan))

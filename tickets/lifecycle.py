@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
+from analytics.models import Conflict, Verdict
 from analytics.models import Scan as ScanRow
-from analytics.models import Verdict
 from core import db
 from core.errors import NotFound, QrsiteError
 from tickets import queries
@@ -94,16 +94,13 @@ def transfer(
         old = _lock(ticket_id)
         if old.transferred_at is not None:
             new = _successor(old)
-            if reference is not None and new.reference == reference:
+            if reference is not None and (new.reference, new.holder) == (reference, holder):
                 return new
             raise _transferred(old)
         if old.voided_at is not None:
             raise TicketVoid("This ticket is void: it can't be passed on.")
         if old.admitted_at is not None:
             raise TicketUsed("Somebody entered with this ticket: it can't be passed on.")
-        # Whoever issues or passes on takes the event's row first, so nobody slips in between this and the insert.
-        if reference and Ticket.objects.filter(event_id=old.event_id, reference=reference).exists():
-            raise ReferenceTaken("Another ticket of this event has this reference.")
         old.transferred_at = now
         old.save(update_fields=["transferred_at"])
         new = Ticket(
@@ -114,7 +111,7 @@ def transfer(
             reference=reference,
             issued_at=now,
         )
-        new.save(force_insert=True)
+        _add(new)
         Transfer(
             event_id=old.event_id,
             from_ticket_id=old.id,
@@ -125,10 +122,18 @@ def transfer(
     return new
 
 
-def annul(*, event_id: int, nonce: str, device_id: int, now: datetime) -> ScanRow:
-    """Take back an admission of this device, and return its row; again, nothing changes.
+def annul(
+    *,
+    event_id: int,
+    nonce: str,
+    now: datetime,
+    device_id: int | None = None,
+    within: timedelta | None = ANNULLED_WITHIN,
+) -> ScanRow:
+    """Take back an admission of this device, or one by hand, and return its row; again, nothing changes.
 
-    The row is marked, and the ticket is as if it had never happened.
+    The row is marked, and the ticket is as if it had never happened. Only the last that happened to a ticket can be
+    taken back: whoever went out had been in.
 
     Raises:
         NotFound: the event has no scan of this nonce.
@@ -143,13 +148,17 @@ def annul(*, event_id: int, nonce: str, device_id: int, now: datetime) -> ScanRo
         if scan.verdict != Verdict.ADMITTED or scan.ticket_id is None:
             raise NotAnnullable("This scan admitted nobody.")
         # The ticket first, as everywhere: a scan of it may be under way.
-        queries.lock_tickets(conn, event_id=event_id, ticket_ids=[scan.ticket_id])
+        tickets = queries.lock_tickets(conn, event_id=event_id, ticket_ids=[scan.ticket_id])
         scan.refresh_from_db()
         if scan.annulled_at is not None:
             return scan
-        if now - scan.recorded_at > ANNULLED_WITHIN:
-            minutes = ANNULLED_WITHIN.seconds // 60
+        if within is not None and now - scan.recorded_at > within:
+            minutes = within.seconds // 60
             raise NotAnnullable(f"Only the admissions of the last {minutes} minutes can be taken back.")
+        if tickets[scan.ticket_id].passed_at != scan.happened_at:
+            raise NotAnnullable("Somebody went through with this ticket since.")
+        if Conflict.objects.filter(event_id=event_id, earlier_scan_id=scan.id).exists():
+            raise NotAnnullable("Another device let somebody in with this ticket, too: see the conflicts.")
         scan.annulled_at = now
         scan.save(update_fields=["annulled_at"])
         queries.restate(conn, event_id=event_id, ticket_ids=[scan.ticket_id])
@@ -160,13 +169,19 @@ def _lock(ticket_id: int) -> Ticket:
     found = Ticket.objects.filter(id=ticket_id).values_list("event_id", flat=True).first()
     if found is None:
         raise NotFound("There is no such ticket.")
-    with db.begin() as conn:
-        queries.lock_event(conn, event_id=found)
     return (
         Ticket.objects.select_related("event")
         .select_for_update(of=("self",))
         .get(event_id=found, id=ticket_id)
     )
+
+
+def _add(new: Ticket) -> None:
+    try:
+        with transaction.atomic():
+            new.save(force_insert=True)
+    except IntegrityError as error:
+        raise ReferenceTaken("Another ticket of this event has this reference.") from error
 
 
 def _successor(old: Ticket) -> Ticket:

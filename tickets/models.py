@@ -189,6 +189,7 @@ class Device(models.Model):
     class Meta:
         db_table = "device"
         ordering = ("name",)
+        constraints = (models.CheckConstraint(condition=Q(rate_per_s__gte=1), name="device_rate_positive"),)
         permissions = (("grant_supervisor", "Can make a device a supervisor's"),)
 
     def __str__(self) -> str:
@@ -214,7 +215,7 @@ class ServiceToken(models.Model):
 
 
 class Ticket(PerEventModel):
-    """The right of one holder to enter once. `admitted_at`, `admitted_gate_id` and `inside` follow the scan log."""
+    """The right of one holder to enter. `admitted_at`, `admitted_gate_id`, `inside` and `passed_at` follow the scan log."""
 
     id = models.BigIntegerField(primary_key=True, default=random_ticket_id, editable=False)
     event = models.ForeignKey(Event, models.PROTECT, db_constraint=False, db_index=False)
@@ -234,6 +235,9 @@ class Ticket(PerEventModel):
     admitted_at = models.DateTimeField(null=True, editable=False)
     admitted_gate_id = models.IntegerField(null=True, editable=False)
     inside = models.BooleanField(default=False, editable=False)
+    passed_at = models.DateTimeField(
+        null=True, editable=False, help_text="when somebody last went in or out with it"
+    )
 
     class Meta:
         db_table = "ticket"

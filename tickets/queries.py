@@ -25,6 +25,8 @@ class StoredVerdict(NamedTuple):
     reason: str | None
     ticket_id: int | None
     code: str | None
+    device_id: int | None
+    user_id: int | None
     forced_over: str | None
     annulled_at: datetime | None
     holder: str | None
@@ -41,6 +43,14 @@ class DeviceAtGate(NamedTuple):
     event_id: int
     is_supervisor: bool
     rate_per_s: int | None
+
+
+class Passage(NamedTuple):
+    """Somebody went in or out with a ticket."""
+
+    at: datetime
+    direction: str
+    gate_id: int
 
 
 class NewTicket(NamedTuple):
@@ -108,9 +118,17 @@ def save_states(conn: Connection, *, event_id: int, tickets: Sequence[TicketStat
     """Write the admission of tickets that lock_tickets holds."""
     columns = {
         f"{name}s": [getattr(ticket, name) for ticket in tickets]
-        for name in ("ticket_id", "admitted_at", "admitted_gate_id", "inside")
+        for name in ("ticket_id", "admitted_at", "admitted_gate_id", "inside", "passed_at")
     }
     conn.execute(_STATEMENTS["save_states"], {"event_id": event_id, **columns})
+
+
+def passages(conn: Connection, *, event_id: int, ticket_ids: Iterable[int]) -> dict[int, list[Passage]]:
+    """Return who went in and out with these tickets, by ticket, in the order in which it happened."""
+    found: dict[int, list[Passage]] = {}
+    for row in conn.execute(_STATEMENTS["passages"], {"event_id": event_id, "ticket_ids": list(ticket_ids)}):
+        found.setdefault(row.ticket_id, []).append(Passage(*row[1:]))
+    return found
 
 
 def restate(conn: Connection, *, event_id: int, ticket_ids: Iterable[int]) -> None:

@@ -1,11 +1,11 @@
 -- name: stored_verdicts
 -- One row per nonce that was answered before: nonce text, scan_id bigint, direction, verdict text, reason text or
--- NULL, ticket_id bigint or else code text, forced_over text or NULL, annulled_at timestamptz or NULL, and the ticket as
--- it is now, or NULLs: holder text, kind text, admitted_at timestamptz, gate text.
+-- NULL, ticket_id bigint or else code text, device_id int or else user_id int, forced_over text or NULL, annulled_at
+-- timestamptz or NULL, and the ticket as it is now, or NULLs: holder text, kind text, admitted_at timestamptz, gate text.
 -- Binds: event_id int, nonces text[].
 -- Index: ticket_scans_nonce_once, ticket_pkey.
    SELECT scan.nonce, scan.id AS scan_id, scan.direction, scan.verdict, scan.reason, scan.ticket_id, scan.code,
-          scan.forced_over, scan.annulled_at, ticket.holder, ticket.kind, ticket.admitted_at, gate.name AS gate
+          scan.device_id, scan.user_id, scan.forced_over, scan.annulled_at, ticket.holder, ticket.kind, ticket.admitted_at, gate.name AS gate
      FROM ticket_scans AS scan
 LEFT JOIN ticket
        ON ticket.event_id = :event_id
@@ -63,10 +63,12 @@ LEFT JOIN ticket_kind AS kind
 
 -- name: lock_tickets
 -- One row per ticket found, locked until the transaction ends: ticket_id bigint, holder text, kind text,
--- voided_at, transferred_at, admitted_at timestamptz or NULL, admitted_gate_id int or NULL, inside boolean.
+-- voided_at, transferred_at, admitted_at timestamptz or NULL, admitted_gate_id int or NULL, inside boolean, passed_at
+-- timestamptz or NULL.
 -- Binds: event_id int, ticket_ids bigint[].
 -- Index: ticket_pkey. In id order, so that two batches can't wait for each other.
-  SELECT id AS ticket_id, holder, kind, voided_at, transferred_at, admitted_at, admitted_gate_id, inside
+  SELECT id AS ticket_id, holder, kind, voided_at, transferred_at, admitted_at, admitted_gate_id, inside,
+         passed_at
     FROM ticket
    WHERE event_id = :event_id
      AND id = ANY(CAST(:ticket_ids AS bigint[]))
@@ -85,15 +87,17 @@ ORDER BY id;
 
 -- name: save_states
 -- No rows. Writes what the scans of one batch made of tickets that lock_tickets holds.
--- Binds: event_id int; per ticket, in arrays of one length: ticket_ids, admitted_ats, admitted_gate_ids, insides.
+-- Binds: event_id int; per ticket, in arrays of one length: ticket_ids, admitted_ats, admitted_gate_ids, insides,
+--        passed_ats.
 -- Index: ticket_pkey.
 UPDATE ticket
    SET admitted_at = state.admitted_at,
        admitted_gate_id = state.admitted_gate_id,
-       inside = state.inside
+       inside = state.inside,
+       passed_at = state.passed_at
   FROM unnest(CAST(:ticket_ids AS bigint[]), CAST(:admitted_ats AS timestamptz[]),
-              CAST(:admitted_gate_ids AS integer[]), CAST(:insides AS boolean[]))
-       AS state (ticket_id, admitted_at, admitted_gate_id, inside)
+              CAST(:admitted_gate_ids AS integer[]), CAST(:insides AS boolean[]), CAST(:passed_ats AS timestamptz[]))
+       AS state (ticket_id, admitted_at, admitted_gate_id, inside, passed_at)
  WHERE ticket.event_id = :event_id
    AND ticket.id = state.ticket_id;
 
@@ -105,8 +109,10 @@ UPDATE ticket
 UPDATE ticket
    SET admitted_at = state.admitted_at,
        admitted_gate_id = state.admitted_gate_id,
-       inside = state.inside
+       inside = state.inside,
+       passed_at = state.passed_at
   FROM (SELECT wanted.id,
+               max(scan.happened_at) AS passed_at,
                min(scan.happened_at) FILTER (WHERE scan.direction = 'entry') AS admitted_at,
                (array_agg(scan.gate_id ORDER BY scan.happened_at, scan.id)
                 FILTER (WHERE scan.direction = 'entry'))[1] AS admitted_gate_id,
@@ -116,11 +122,23 @@ UPDATE ticket
      LEFT JOIN ticket_scans AS scan
             ON scan.event_id = :event_id
            AND scan.ticket_id = wanted.id
-           AND scan.verdict = 'admitted'
-           AND scan.annulled_at IS NULL
+           AND (scan.verdict = 'admitted' AND scan.annulled_at IS NULL
+                OR scan.offline AND scan.direction = 'exit' AND scan.reason = 'not_inside')
       GROUP BY wanted.id) AS state
  WHERE ticket.event_id = :event_id
    AND ticket.id = state.id;
+
+-- name: passages
+-- One row per passage: ticket_id bigint, at timestamptz, direction text, gate_id int; what restate counts.
+-- Binds: event_id int, ticket_ids bigint[].
+-- Index: ticket_scans_ticket_idx.
+  SELECT ticket_id, happened_at AS at, direction, gate_id
+    FROM ticket_scans
+   WHERE event_id = :event_id
+     AND ticket_id = ANY(CAST(:ticket_ids AS bigint[]))
+     AND (verdict = 'admitted' AND annulled_at IS NULL
+          OR offline AND direction = 'exit' AND reason = 'not_inside')
+ORDER BY ticket_id, happened_at, id;
 
 -- name: lock_event
 -- One row: capacity int or NULL. Tickets of one event are counted and issued one call after the other.

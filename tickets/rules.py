@@ -21,7 +21,10 @@ class Reentry(models.TextChoices):
 
 
 class TicketState(NamedTuple):
-    """A ticket of this event as its row says. `admitted_at` and its gate are those of the first entry."""
+    """A ticket of this event as its row says.
+
+    `admitted_at` and its gate are those of the first entry; `passed_at` is when somebody last went in or out with it.
+    """
 
     ticket_id: int
     holder: str
@@ -31,6 +34,7 @@ class TicketState(NamedTuple):
     admitted_at: datetime | None
     admitted_gate_id: int | None
     inside: bool
+    passed_at: datetime | None
 
 
 class KindRules(NamedTuple):

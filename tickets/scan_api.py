@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from django.http import HttpRequest
 from django.utils import timezone
-from ninja import Router
+from ninja import Path, Router
 from pydantic import Field
 
 from analytics import queries as log
@@ -20,6 +20,7 @@ from tickets.schemas import (
     AnnulOut,
     ConflictOut,
     ConflictPage,
+    Nonce,
     QueueIn,
     QueueOut,
     ScanIn,
@@ -33,6 +34,7 @@ router = Router(tags=["scans"])
 MAX_PAGE = 1000
 QUEUE_COST = 20  # calls; a queue of a thousand is as much work as that
 may_read = [ServiceScope("tickets:read"), StaffSession("analytics.view_scan")]
+may_read_conflicts = [ServiceScope("tickets:read"), StaffSession("analytics.view_conflict")]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
 After = Annotated[int | None, Field(ge=1, lt=2**63)]
 Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
@@ -53,10 +55,10 @@ def scan(
 
 
 @router.post("/scans/batch", response=QueueOut, auth=DeviceToken(cost=QUEUE_COST))
-def scan_queue(request: HttpRequest, body: QueueIn) -> dict[str, Any]:
+def scan_queue(request: HttpRequest, body: QueueIn, dry_run: Literal["0", "false"] = "0") -> dict[str, Any]:
     """Judge up to 1,000 scans that the device made offline, in the order given; each gets a result of its own.
 
-    An item may carry the `reason` for which the device turned the holder away; without one the device let the holder in.
+    There is no dry run of it. An item may carry the `reason` for which the device turned the holder away; without one the device let the holder in.
     """
     device: queries.DeviceAtGate = request.auth  # type: ignore[attr-defined]
     results, offset = scanning.judge_queue(
@@ -67,7 +69,7 @@ def scan_queue(request: HttpRequest, body: QueueIn) -> dict[str, Any]:
 
 
 @router.post("/scans/{nonce}/annul", response=AnnulOut, auth=DeviceToken())
-def annul_scan(request: HttpRequest, nonce: str) -> dict[str, Any]:
+def annul_scan(request: HttpRequest, nonce: Path[Nonce]) -> dict[str, Any]:
     """Take back an admission: the turnstile did not turn. The device that admitted may, for 15 minutes."""
     device: queries.DeviceAtGate = request.auth  # type: ignore[attr-defined]
     row = lifecycle.annul(
@@ -95,11 +97,14 @@ def scan_history(
             gate=gate,
             page=limit + 1,
         )
-    scans = [{**row._asdict(), "ticket_id": row.ticket_id and str(row.ticket_id)} for row in rows[:limit]]
-    return {"scans": scans, "next": str(rows[limit - 1].scan_id) if len(rows) > limit else None}
+    after_this = str(rows[limit - 1].scan_id) if len(rows) > limit else None
+    # What was written together has its ids in no order.
+    shown = sorted(rows[:limit], key=lambda row: (row.recorded_at, row.happened_at), reverse=True)
+    scans = [{**row._asdict(), "ticket_id": row.ticket_id and str(row.ticket_id)} for row in shown]
+    return {"scans": scans, "next": after_this}
 
 
-@router.get("/events/{slug:slug}/conflicts", response=ConflictPage, auth=may_read)
+@router.get("/events/{slug:slug}/conflicts", response=ConflictPage, auth=may_read_conflicts)
 def conflicts(
     request: HttpRequest,
     slug: str,

@@ -10,14 +10,17 @@ from typing import Any
 from django.db import InterfaceError, OperationalError
 from pydantic import ValidationError
 
+from analytics.queries import record_conflicts
 from core import db
 from core.errors import QrsiteError, error_body, unexpected
-from tickets import admission, queries
+from tickets import admission, lifecycle, queries
 from tickets.judging import Scan
 from tickets.rules import EventRules
 from tickets.schemas import OfflineScanIn, ScanIn, scan_out
 
 log = logging.getLogger(__name__)
+
+Outcome = admission.Answer | Exception
 
 
 class ForceForbidden(QrsiteError):
@@ -88,9 +91,8 @@ def judge_queue(
         else:
             places.append(place)
             scans.append(scan)
-    for place, outcome in zip(
-        places, admission.admit_apart(rules=rules, scans=scans, now=now) if scans else [], strict=True
-    ):
+    outcomes = admission.admit_apart(rules=rules, scans=scans, now=now) if scans else []
+    for place, outcome in zip(places, _settle(scans, outcomes, device.event_id, now), strict=True):
         results[place] |= _result(outcome)
     if offset is not None:
         with db.begin() as conn:
@@ -99,7 +101,37 @@ def judge_queue(
     return results, offset
 
 
-def _result(outcome: admission.Answer | Exception) -> dict[str, Any]:
+def _settle(
+    scans: Sequence[Scan], outcomes: Sequence[Outcome], event_id: int, now: datetime
+) -> list[Outcome]:
+    """Bring the log in line with the gate, where a scan was judged online but its answer got lost.
+
+    The device decided by itself then. Whom it let in against the verdict is a conflict; whom it turned away the server
+    has admitted in vain, and takes that back.
+    """
+    settled, let_in = list(outcomes), []
+    for place, (scan, outcome) in enumerate(zip(scans, outcomes, strict=True)):
+        if not isinstance(outcome, admission.Answer) or not outcome.replayed:
+            continue
+        if outcome.stored.reason is not None and not scan.refused_offline:
+            let_in.append(scan.nonce)
+        elif outcome.stored.reason is None and scan.refused_offline:
+            settled[place] = _take_back(scan, event_id, now)
+    if let_in:
+        with db.begin() as conn:
+            record_conflicts(conn, event_id=event_id, nonces=let_in, noticed_at=now)
+    return settled
+
+
+def _take_back(scan: Scan, event_id: int, now: datetime) -> QrsiteError:
+    try:
+        lifecycle.annul(event_id=event_id, nonce=scan.nonce, device_id=scan.device_id, now=now, within=None)
+    except QrsiteError as error:
+        return error
+    return admission.taken_back()
+
+
+def _result(outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, admission.Answer):
         return scan_out(outcome)
     if isinstance(outcome, QrsiteError):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from ninja import Schema
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field, model_validator
 
 from analytics.models import Direction, Verdict
 from tickets.admission import Answer
@@ -39,7 +39,8 @@ def _plausible(when: datetime) -> datetime:
     # Further out, PostgreSQL and Python disagree about what a date is. A phone that forgot the time says 1970.
     if not datetime(1900, 1, 1, tzinfo=UTC) <= when < datetime(2200, 1, 1, tzinfo=UTC):
         raise ValueError("must lie between the years 1900 and 2200")
-    return when
+    # In UTC, for PostgreSQL knows no offsets of 16 hours and more.
+    return when.astimezone(UTC)
 
 
 def _storable(code: Any) -> Any:
@@ -63,6 +64,7 @@ def text(max_length: int, *, min_length: int = 0) -> Any:
 
 
 Moment = Annotated[AwareDatetime, AfterValidator(_plausible)]
+Nonce = Annotated[str, Field(pattern=r"^[A-Za-z0-9._~:+=@-]{1,128}$")]
 Reason = Literal[REASONS]  # type: ignore[valid-type]
 
 
@@ -160,7 +162,7 @@ class ScanIn(BaseModel):
     """One attempt. `nonce` is the client's name for it: sent again, it gets the same verdict again."""
 
     code: Annotated[str, BeforeValidator(_storable)]
-    nonce: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~:+=@-]{1,128}$")]
+    nonce: Nonce
     scanned_at: Moment | None = None
     direction: Direction = Direction.ENTRY
     force_reason: text(200, min_length=1) | None = None  # type: ignore[valid-type]
@@ -170,6 +172,12 @@ class OfflineScanIn(ScanIn):
     """An attempt that was decided by the device; `reason` is why it turned the holder away, null where it admitted."""
 
     reason: Reason | None = None
+
+    @model_validator(mode="after")
+    def _in_or_out(self) -> Self:
+        if self.reason is not None and self.force_reason is not None:
+            raise ValueError("either a reason why the holder was turned away, or a force_reason why not")
+        return self
 
 
 class QueueIn(Schema):

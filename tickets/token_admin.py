@@ -25,6 +25,7 @@ from tickets.tokens import DEVICE_PREFIX, SERVICE_PREFIX, new_token, token_hash
 
 GATE_PAGE = "/gate/"
 MAX_QRS = 100
+MAY_GRANT = "tickets.grant_supervisor"
 
 
 class TokenAdmin(CarefulAdmin):
@@ -74,7 +75,7 @@ class DeviceAdmin(TokenAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Device | None = None) -> list[str]:
         """Let only those make a device a supervisor's who may."""
-        more = [] if request.user.has_perm("tickets.grant_supervisor") else ["is_supervisor"]
+        more = [] if request.user.has_perm(MAY_GRANT) else ["is_supervisor"]
         return [*self.readonly_fields, *more]
 
     def get_urls(self) -> list[URLPattern]:
@@ -95,6 +96,11 @@ class DeviceAdmin(TokenAdmin):
         devices = list(queryset.select_related("gate__event")[: MAX_QRS + 1])
         if not 0 < len(devices) <= MAX_QRS:
             self.message_user(request, f"Choose 1 to {MAX_QRS} devices.", messages.ERROR)
+            return None
+        if any(device.is_supervisor for device in devices) and not request.user.has_perm(MAY_GRANT):
+            self.message_user(
+                request, "A supervisor's device is enrolled by somebody who may make one.", messages.ERROR
+            )
             return None
         now = timezone.now()
         try:

@@ -46,6 +46,16 @@ class Migration(migrations.Migration):
             name='reentry',
             field=models.CharField(choices=[('never', 'never'), ('after_exit', 'after an exit scan'), ('always', 'always')], db_default='never', default='never', help_text='whether a ticket that was admitted is admitted again', max_length=20, verbose_name='re-entry'),
         ),
+        migrations.AddConstraint(
+            model_name='device',
+            constraint=models.CheckConstraint(condition=models.Q(('rate_per_s__gte', 1)), name='device_rate_positive'),
+        ),
+        migrations.AddField(
+            model_name='ticket',
+            name='passed_at',
+            field=models.DateTimeField(editable=False, help_text='when somebody last went in or out with it', null=True),
+        ),
+        migrations.RunSQL("UPDATE ticket SET passed_at = admitted_at WHERE admitted_at IS NOT NULL", migrations.RunSQL.noop),
         migrations.CreateModel(
             name='Kind',
             fields=[
