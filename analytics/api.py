@@ -26,6 +26,7 @@ class EventStats(Schema):
     as_of: datetime
     issued: int
     void: int
+    transferred: int
     admitted: int
     inside: int
     scans: int

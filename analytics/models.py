@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 
 from core.models import PerEventModel
 
@@ -44,7 +45,9 @@ class Scan(PerEventModel):
     scanned_at = models.DateTimeField(help_text="by the client's clock")
     recorded_at = models.DateTimeField(help_text="by the server's clock")
     happened_at = models.DateTimeField(
-        help_text="the moment that was judged: the server's; offline the client's, put right by its clock's offset"
+        # Processes of the version before this column go on recording while a new one is rolled out.
+        db_default=Now(),
+        help_text="the moment that was judged: the server's; offline the client's, put right by its clock's offset",
     )
     offline = models.BooleanField(default=False)
     reentry = models.BooleanField(
@@ -102,7 +105,9 @@ class Conflict(PerEventModel):
     scan_id = models.BigIntegerField(help_text="the offline entry")
     ticket_id = models.BigIntegerField()
     reason = models.TextField(help_text="why it should have been refused")
-    earlier_scan_id = models.BigIntegerField(null=True, help_text="the entry that had used the ticket")
+    earlier_scan_id = models.BigIntegerField(
+        null=True, help_text="another entry with the ticket, if there is one"
+    )
     noticed_at = models.DateTimeField()
     signed_off_at = models.DateTimeField(null=True, blank=True)
     signed_off_by = models.TextField(blank=True, default="")

@@ -44,10 +44,14 @@ class EventRow(NamedTuple):
 
 
 class EventTotals(NamedTuple):
-    """Counts of one event at one moment; `inside` are people, `entries` and `exits` are scans."""
+    """Counts of one event at one moment; `inside` are people, `entries` and `exits` are scans.
+
+    A ticket that was passed on and its new one are both issued, and the old one is transferred.
+    """
 
     issued: int
     void: int
+    transferred: int
     admitted: int
     inside: int
     scans: int

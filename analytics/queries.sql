@@ -40,7 +40,7 @@ INSERT INTO scan_conflicts
                         AND annulled_at IS NULL
                    ORDER BY happened_at > scan.happened_at, abs(extract(epoch FROM happened_at - scan.happened_at)), id
                       LIMIT 1) AS earlier
-         ON scan.reason = 'already_admitted'
+         ON TRUE
       WHERE scan.event_id = :event_id
         AND scan.nonce = ANY(CAST(:nonces AS text[]))
         AND scan.verdict = 'refused'
@@ -51,13 +51,14 @@ INSERT INTO scan_conflicts
 ON CONFLICT (event_id, scan_id) DO NOTHING;
 
 -- name: event_totals
--- One row: issued, void, admitted, inside, scans, entries, exits, refused: bigint (counts), refused_by_reason jsonb
+-- One row: issued, void, transferred, admitted, inside, scans, entries, exits, refused: bigint (counts), refused_by_reason jsonb
 -- (counts by reason). One statement, so that they are of one snapshot and add up.
 -- Binds: event_id int.
 -- Index: any that begins with event_id: it reads the event's rows.
-SELECT issued, void, admitted, inside, scans, entries, exits, refused, refused_by_reason
+SELECT issued, void, transferred, admitted, inside, scans, entries, exits, refused, refused_by_reason
   FROM (SELECT count(*) AS issued,
                count(voided_at) AS void,
+               count(transferred_at) AS transferred,
                count(admitted_at) AS admitted,
                count(*) FILTER (WHERE inside) AS inside
           FROM ticket

@@ -222,6 +222,17 @@ def test_a_void_ticket_that_was_let_in_offline_is_a_conflict_without_an_earlier_
     assert Conflict.objects.values_list("reason", "earlier_scan_id").get() == ("void", None)
 
 
+def test_a_conflict_names_the_other_entry_whatever_the_reason(event, north, south):
+    [ticket] = issue(event)
+    north.post("/api/v1/scans", {"code": ticket.code, "nonce": "in"})
+    Ticket.objects.update(voided_at=timezone.now())
+
+    send(south, offline(ticket.code, "copy", ago(minutes=1)))
+
+    known = Scan.objects.get(nonce="in").id
+    assert Conflict.objects.values_list("reason", "earlier_scan_id").get() == ("void", known)
+
+
 def test_a_conflict_is_signed_off_once(event, north, office):
     for ticket in issue(event, 3):
         Ticket.objects.filter(id=ticket.id).update(voided_at=timezone.now())

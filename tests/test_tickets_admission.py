@@ -272,6 +272,19 @@ def test_postgres_itself_keeps_no_second_admission(device, ticket):
         row.save(force_insert=True)
 
 
+def test_a_process_of_the_version_before_goes_on_recording_while_this_one_is_rolled_out(device, ticket):
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO ticket_scans (event_id, nonce, ticket_id, gate_id, device_id, direction, verdict, scanned_at,"
+            " recorded_at, offline) VALUES (%s, 'old', %s, %s, %s, 'entry', 'admitted', now(), now(), FALSE)",
+            [device.gate.event_id, ticket.id, device.gate_id, device.id],
+        )
+
+    assert verdicts(admit(device, attempt(device, ticket.code, "new"))) == [
+        ("refused", "already_admitted", False)
+    ]
+
+
 def test_no_scans_need_no_answer(device):
     assert admit(device) == []
 

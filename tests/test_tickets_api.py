@@ -458,6 +458,7 @@ def test_statistics_count_what_happened(shop, event, device):
         "capacity": None,
         "issued": 6,
         "void": 1,
+        "transferred": 0,
         "admitted": 2,
         "inside": 1,
         "scans": 6,

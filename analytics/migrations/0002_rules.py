@@ -1,7 +1,14 @@
-import django.utils.timezone
 from django.db import migrations, models
+from django.db.models.functions import Now
 
 from core.models import move_primary_key_sql
+
+
+def refuse_what_the_older_tables_cannot_hold(apps, schema_editor):
+    scan = apps.get_model("analytics", "Scan")
+    held = scan.objects.filter(models.Q(device_id=None) | models.Q(reentry=True, verdict="admitted", direction="entry"))
+    if held.exists():
+        raise RuntimeError("The scan log has check-ins by hand or re-entries, which the older tables can't hold: stay.")
 
 
 class Migration(migrations.Migration):
@@ -19,7 +26,7 @@ class Migration(migrations.Migration):
                 ('scan_id', models.BigIntegerField(help_text='the offline entry')),
                 ('ticket_id', models.BigIntegerField()),
                 ('reason', models.TextField(help_text='why it should have been refused')),
-                ('earlier_scan_id', models.BigIntegerField(help_text='the entry that had used the ticket', null=True)),
+                ('earlier_scan_id', models.BigIntegerField(help_text='another entry with the ticket, if there is one', null=True)),
                 ('noticed_at', models.DateTimeField()),
                 ('signed_off_at', models.DateTimeField(blank=True, null=True)),
                 ('signed_off_by', models.TextField(blank=True, default='')),
@@ -47,8 +54,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='scan',
             name='happened_at',
-            field=models.DateTimeField(default=django.utils.timezone.now, help_text="the moment that was judged: the server's; offline the client's, put right by its clock's offset"),
-            preserve_default=False,
+            field=models.DateTimeField(db_default=Now(), help_text="the moment that was judged: the server's; offline the client's, put right by its clock's offset"),
         ),
         # So far every scan was judged when it came.
         migrations.RunSQL("UPDATE ticket_scans SET happened_at = recorded_at", migrations.RunSQL.noop),
@@ -92,4 +98,5 @@ class Migration(migrations.Migration):
             constraint=models.UniqueConstraint(fields=('event_id', 'scan_id'), name='scan_conflicts_once_per_scan'),
         ),
         migrations.RunSQL(*move_primary_key_sql("scan_conflicts")),
+        migrations.RunPython(migrations.RunPython.noop, refuse_what_the_older_tables_cannot_hold),
     ]
