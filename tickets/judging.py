@@ -83,14 +83,14 @@ def judge_in_order(
         seen = ticket
         if ticket and scan.happened_at:
             seen = _as_of(ticket, history, at, scan.direction)
-        elif ticket and ticket.passed_at:
-            # Whoever waited for the ticket's row comes after whoever had it, whatever the clock said when they came.
-            at = max(at, ticket.passed_at + APART)
         reason = (
             ref
             if isinstance(ref, str)
             else judge(Case(seen, ref in elsewhere, scan.direction, scan.gate_id, rules, at))
         )
+        if ticket and ticket.passed_at and not scan.happened_at:
+            # Whoever waited for the ticket's row comes after whoever had it, whatever the clock said when they came.
+            at = max(at, ticket.passed_at + APART)
         forced_over = reason if ticket and scan.force_reason else None
         if not forced_over:
             reason = reason or scan.refused_offline
