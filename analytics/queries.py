@@ -33,6 +33,9 @@ class ScanRecord(NamedTuple):
     force_reason: str | None
 
 
+_TEXTS = {"nonce", "direction", "verdict", "reason", "code", "forced_over", "force_reason"}
+
+
 class EventRow(NamedTuple):
     """What statistics need to know of an event."""
 
@@ -117,7 +120,10 @@ def record_scans(
 ) -> dict[str, int]:
     """Append scans to the log; return the ids of those that were new, by nonce: one that is there adds nothing."""
     values = zip(*scans, strict=True)
-    columns = {f"{name}s": list(column) for name, column in zip(ScanRecord._fields, values, strict=True)}
+    columns = {
+        f"{name}s": list(column) if name in _TEXTS else sql.array(column)
+        for name, column in zip(ScanRecord._fields, values, strict=True)
+    }
     rows = conn.execute(
         _STATEMENTS["record_scans"], {"event_id": event_id, "recorded_at": recorded_at, **columns}
     )

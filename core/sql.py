@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from datetime import datetime
 from importlib.resources import files
 
 import sqlalchemy
@@ -27,3 +29,12 @@ def load(app: str) -> dict[str, sqlalchemy.TextClause]:
         name: sqlalchemy.text(body.strip().removesuffix(";"))
         for name, body in zip(names, parts[2::3], strict=True)
     }
+
+
+def array(values: Iterable[bool | int | datetime | None]) -> str:
+    """Return numbers, truths or moments as PostgreSQL writes an array; bind it where a cast names the type.
+
+    psycopg2 adapts a list element by element, 1 to 2 µs each, which is 10 µs for each row of the scan log; this takes a
+    tenth of that. Text is left to psycopg2: it knows how to quote.
+    """
+    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"

@@ -102,7 +102,9 @@ def kind_capacities(conn: Connection, *, event_id: int) -> dict[str, int | None]
 
 def lock_tickets(conn: Connection, *, event_id: int, ticket_ids: Iterable[int]) -> dict[int, TicketState]:
     """Lock tickets until the transaction ends and return those that exist, by id."""
-    rows = conn.execute(_STATEMENTS["lock_tickets"], {"event_id": event_id, "ticket_ids": list(ticket_ids)})
+    rows = conn.execute(
+        _STATEMENTS["lock_tickets"], {"event_id": event_id, "ticket_ids": sql.array(ticket_ids)}
+    )
     return {row.ticket_id: TicketState(*row) for row in rows}
 
 
@@ -117,7 +119,7 @@ def existing_tickets(conn: Connection, *, event_id: int, ticket_ids: Iterable[in
 def save_states(conn: Connection, *, event_id: int, tickets: Sequence[TicketState]) -> None:
     """Write the admission of tickets that lock_tickets holds."""
     columns = {
-        f"{name}s": [getattr(ticket, name) for ticket in tickets]
+        f"{name}s": sql.array([getattr(ticket, name) for ticket in tickets])
         for name in ("ticket_id", "admitted_at", "admitted_gate_id", "inside", "passed_at")
     }
     conn.execute(_STATEMENTS["save_states"], {"event_id": event_id, **columns})
