@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from bench import scan_cases
+from bench import scan_cases, scan_queues
 from bench.environments import ROOT, VAR, python_in
 from bench.output import print_table, progress
 from bench.scan_cases import CLIENTS, CROWD
@@ -46,6 +46,7 @@ class Case(NamedTuple):
 CASES = {
     "spike": Case(scan_cases.spike, 5, 2, tuple(CONTESTANTS)),
     "lone": Case(scan_cases.lone, 10, 5, (OURS,)),
+    "queue": Case(scan_queues.queue, 10, 5, (OURS,)),
     "crowd": Case(scan_cases.crowd, 30, 5, (OURS,)),
 }
 
@@ -167,6 +168,11 @@ def _goals(case: str, found: dict[str, Numbers]) -> list[Goal]:
     ours = found.get(OURS, {})
     if case == "lone":
         return [Goal(case, "median ≤ 1.2 times the plain view's", ours.get("ratio"), 1.2)]
+    if case == "queue":
+        return [
+            Goal(case, "signed scans/s on one process ≥ 8,000", ours.get("scans_per_s"), 8000, at_least=True),
+            Goal(case, "admissions lost or twice: 0", ours.get("admissions_lost"), 0),
+        ]
     if case == "crowd":
         return [
             Goal(

@@ -71,7 +71,7 @@ PEERS = tuple(name for name in CONTESTANTS if name not in (OURS, LIMIT))
 
 
 @contextmanager
-def serving(name: str, stage: Stage) -> Iterator[tuple[int, psutil.Process]]:
+def serving(name: str, stage: Stage, processes: int = PROCESSES) -> Iterator[tuple[int, psutil.Process]]:
     """Serve on a free port; lend that and the process that all others come from."""
     contestant, port = CONTESTANTS[name], _free_port()
     command = [word.format(port=port) for word in contestant.command]
@@ -79,7 +79,7 @@ def serving(name: str, stage: Stage) -> Iterator[tuple[int, psutil.Process]]:
         **stage.environment(),
         "BENCH_CONTESTANT": name,
         "PORT": str(port),
-        "WEB_CONCURRENCY": str(PROCESSES),
+        "WEB_CONCURRENCY": str(processes),
         "POOL_SIZE": str(SIZE),
         "POOL_MAX_OVERFLOW": str(OVERFLOW),
     }

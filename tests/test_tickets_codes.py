@@ -34,6 +34,23 @@ def test_a_code_names_the_ticket_that_it_was_made_for(event_id, ticket_id):
     assert len(code) == codes.CODE_CHARS
 
 
+@given(
+    st.text("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ $%*+-./:a\xdf:", min_size=116, max_size=118)
+    | st.binary(min_size=78, max_size=78).map(lambda raw: base45.b45encode(raw).decode())
+)
+def test_texts_are_decoded_as_the_library_has_it(text):
+    try:
+        expected = base45.b45decode(text)
+    except (ValueError, UnicodeEncodeError):
+        expected = None
+    try:
+        found = codes._decode(text)
+    except codes.CodeRefused:
+        found = None
+
+    assert found == (expected if expected is not None and len(expected) == 78 and len(text) == 117 else None)
+
+
 def test_a_code_is_always_the_same_text():
     assert codes.make(REF, key_id=1, key=KEY) == CODE
 

