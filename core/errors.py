@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 RETRY_AFTER_S = 1
 TRY_AGAIN = {429, 503}  # these say after how many seconds
 REASON_CHARS = 30
+RAISES = "x-raises"
 PAGE = (
     '<!doctype html><html lang="en"><title>qrsite</title><meta name="viewport" content="width=device-width">'
     "<h1>{}</h1></html>"
@@ -44,6 +45,11 @@ class NotFound(QrsiteError):
 
     code = "not_found"
     status = 404
+
+
+def raises(*errors: type[QrsiteError]) -> dict[str, Any]:
+    """Return what an operation's `openapi_extra` has to hold, so that OpenAPI lists these errors (qrsite.openapi)."""
+    return {RAISES: errors}
 
 
 def error_body(code: str, message: str, **details: Any) -> dict[str, Any]:

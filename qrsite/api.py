@@ -9,7 +9,6 @@ from typing import Any
 from django.contrib.admin.views.decorators import staff_member_required
 from django.core.exceptions import RequestDataTooBig
 from django.http import Http404, HttpRequest, HttpResponse
-from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.parser import Parser
 
@@ -17,6 +16,7 @@ import analytics.api
 import tickets.api
 import tickets.scan_api
 from core.errors import QrsiteError, error_response, not_found, unexpected
+from qrsite.openapi import DocumentedAPI
 from tickets.auth import ServiceScope, StaffSession
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class JsonParser(Parser):
         return body
 
 
-api = NinjaAPI(
+api = DocumentedAPI(
     title="qrsite",
     version="1",
     description="Issues signed QR tickets, judges them at the gate, counts them.",

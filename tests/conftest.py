@@ -1,7 +1,9 @@
 import pytest
 from django.db import connection
+from django.test import Client
 
 from core import db, pool
+from tests import contract
 from tests.fake_driver import Driver
 
 
@@ -9,6 +11,22 @@ from tests.fake_driver import Driver
 def whole_pool():
     """Shares are for processes that serve; a test that imported the server's door would go on without its part."""
     db.pool.reserve_shares(in_force=False)
+
+
+@pytest.fixture(autouse=True)
+def openapi_is_right(monkeypatch):
+    """Whatever a test gets from the API is what OpenAPI says of it."""
+    ask = Client.request
+
+    def request(client, **environ):
+        answer = ask(client, **environ)
+        kind = answer.headers.get("Content-Type", "").partition(";")[0]
+        contract.assert_agrees(
+            environ["REQUEST_METHOD"], environ["PATH_INFO"], answer.status_code, kind, answer.json
+        )
+        return answer
+
+    monkeypatch.setattr(Client, "request", request)
 
 
 @pytest.fixture

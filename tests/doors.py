@@ -7,6 +7,7 @@ from django.db import connection
 from django.test import Client
 
 from qrsite.scan_door import ScanDoor
+from tests import contract
 
 PATH = "/api/v1/scans"
 
@@ -41,7 +42,9 @@ async def through(door, data, headers):
         assert sent == []
         return None
     answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return sent[0]["status"], json.loads(sent[1]["body"]), answered
+    status, body = sent[0]["status"], json.loads(sent[1]["body"])
+    contract.assert_agrees("POST", PATH, status, answered["content-type"], lambda: body)
+    return status, body, answered
 
 
 def by_the_lane(*requests):

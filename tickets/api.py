@@ -14,7 +14,7 @@ from django.views.decorators.http import condition
 from ninja import Router, Status
 from ninja.decorators import decorate_view
 
-from core.errors import NotFound
+from core.errors import NotFound, raises
 from tickets import enrolment, issuing, keys, lifecycle, printing
 from tickets.auth import ServiceScope, StaffSession
 from tickets.models import Event, Ticket
@@ -34,7 +34,22 @@ may_read = [ServiceScope("tickets:read"), StaffSession("tickets.view_ticket")]
 KEYS_MAX_AGE_S = 60
 
 
-@router.post("/devices/enrol", response={201: EnrolOut}, auth=None, tags=["devices"])
+def _file(content_type: str) -> dict[str, Any]:
+    return {"responses": {200: {"content": {content_type: {}}}}}
+
+
+@router.post(
+    "/devices/enrol",
+    response={201: EnrolOut},
+    auth=None,
+    tags=["devices"],
+    openapi_extra=raises(
+        enrolment.EnrolmentUnknown,
+        enrolment.EnrolmentUsed,
+        enrolment.EnrolmentExpired,
+        enrolment.DeviceRevoked,
+    ),
+)
 def enrol_device(request: HttpRequest, body: EnrolIn) -> Status[dict[str, Any]]:
     """Exchange the one-time secret of an enrolment QR for the device's token. The secret is the credential."""
     device, token = enrolment.enrol(secret=body.secret, now=timezone.now())
@@ -55,7 +70,13 @@ def _keys_etag(request: HttpRequest) -> str:
     return f'"{hashlib.sha256(shown).hexdigest()[:32]}"'
 
 
-@router.get("/keys", response=Jwks, auth=None, tags=["keys"])
+@router.get(
+    "/keys",
+    response=Jwks,
+    auth=None,
+    tags=["keys"],
+    openapi_extra={"responses": {304: {"description": "Not Modified"}}},
+)
 @decorate_view(
     condition(etag_func=_keys_etag), cache_control(public=True, max_age=KEYS_MAX_AGE_S)
 )  # last is outermost
@@ -64,7 +85,12 @@ def public_keys(request: HttpRequest) -> dict[str, Any]:
     return {"keys": keys.jwks(keys.key_ring())}
 
 
-@router.post("/events/{slug:slug}/tickets", response={201: TicketsOut}, auth=ServiceScope("tickets:write"))
+@router.post(
+    "/events/{slug:slug}/tickets",
+    response={201: TicketsOut},
+    auth=ServiceScope("tickets:write"),
+    openapi_extra=raises(issuing.CapacityExceeded, issuing.UnknownKind),
+)
 def issue_tickets(request: HttpRequest, slug: str, body: TicketsIn) -> Status[dict[str, Any]]:
     """Issue up to 1,000 tickets, all or none."""
     event = Event.objects.filter(slug=slug).first()
@@ -81,32 +107,46 @@ def show_ticket(request: HttpRequest, ticket_id: int) -> dict[str, Any]:
     return _detail(_find(ticket_id))
 
 
-@router.get("/tickets/{int:ticket_id}/qr.svg", auth=may_read, openapi_extra={"responses": {200: {}}})
+@router.get("/tickets/{int:ticket_id}/qr.svg", auth=may_read, openapi_extra=_file("image/svg+xml"))
 def ticket_qr_svg(request: HttpRequest, ticket_id: int) -> HttpResponse:
     """Draw the ticket's QR as SVG."""
     return _qr(ticket_id, "svg", "image/svg+xml")
 
 
-@router.get("/tickets/{int:ticket_id}/qr.png", auth=may_read, openapi_extra={"responses": {200: {}}})
+@router.get("/tickets/{int:ticket_id}/qr.png", auth=may_read, openapi_extra=_file("image/png"))
 def ticket_qr_png(request: HttpRequest, ticket_id: int) -> HttpResponse:
     """Draw the ticket's QR as PNG."""
     return _qr(ticket_id, "png", "image/png")
 
 
-@router.get("/tickets/{int:ticket_id}/ticket.pdf", auth=may_read, openapi_extra={"responses": {200: {}}})
+@router.get(
+    "/tickets/{int:ticket_id}/ticket.pdf",
+    auth=may_read,
+    openapi_extra=_file("application/pdf") | raises(printing.TicketNotValid, printing.PrinterBusy),
+)
 def ticket_pdf(request: HttpRequest, ticket_id: int) -> FileResponse:
     """Print the ticket: an A4 page with its QR. A void or transferred ticket is refused."""
     return printing.answer([_find(ticket_id)], "pages")
 
 
-@router.post("/tickets/{int:ticket_id}/void", response=TicketDetail, auth=ServiceScope("tickets:write"))
+@router.post(
+    "/tickets/{int:ticket_id}/void",
+    response=TicketDetail,
+    auth=ServiceScope("tickets:write"),
+    openapi_extra=raises(lifecycle.TicketTransferred),
+)
 def void_ticket(request: HttpRequest, ticket_id: int) -> dict[str, Any]:
     """Refuse a ticket from now on."""
     return _detail(lifecycle.void(ticket_id=ticket_id, now=timezone.now()))
 
 
 @router.post(
-    "/tickets/{int:ticket_id}/transfer", response={201: TicketDetail}, auth=ServiceScope("tickets:write")
+    "/tickets/{int:ticket_id}/transfer",
+    response={201: TicketDetail},
+    auth=ServiceScope("tickets:write"),
+    openapi_extra=raises(
+        lifecycle.TicketVoid, lifecycle.TicketUsed, lifecycle.TicketTransferred, lifecycle.ReferenceTaken
+    ),
 )
 def transfer_ticket(request: HttpRequest, ticket_id: int, body: TransferIn) -> Status[dict[str, Any]]:
     """Pass a ticket on: its code is refused from now on, the new holder gets a new one."""

@@ -13,7 +13,7 @@ from pydantic import Field
 from analytics import queries as log
 from analytics.models import Verdict
 from core import db
-from core.errors import NotFound
+from core.errors import NotFound, raises
 from tickets import admission, lifecycle, queries, scanning
 from tickets.auth import DeviceToken, ServiceScope, StaffSession
 from tickets.schemas import (
@@ -40,7 +40,12 @@ After = Annotated[int | None, Field(ge=1, lt=2**63)]
 Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 
 
-@router.post("/scans", response=ScanOut, auth=DeviceToken())
+@router.post(
+    "/scans",
+    response=ScanOut,
+    auth=DeviceToken(),
+    openapi_extra=raises(admission.NonceReused, admission.ScanAnnulled, scanning.ForceForbidden),
+)
 def scan(
     request: HttpRequest, body: ScanIn, dry_run: Literal["0", "1", "true", "false"] = "0"
 ) -> dict[str, Any]:
@@ -69,7 +74,12 @@ def scan_queue(request: HttpRequest, body: QueueIn, dry_run: Literal["0", "false
     return JsonResponse({"results": results, "clock_offset_ms": offset_ms})
 
 
-@router.post("/scans/{nonce}/annul", response=AnnulOut, auth=DeviceToken())
+@router.post(
+    "/scans/{nonce}/annul",
+    response=AnnulOut,
+    auth=DeviceToken(),
+    openapi_extra=raises(lifecycle.NotAnnullable),
+)
 def annul_scan(request: HttpRequest, nonce: Path[Nonce]) -> dict[str, Any]:
     """Take back an admission: the turnstile did not turn. The device that admitted may, for 15 minutes."""
     device: queries.DeviceAtGate = request.auth  # type: ignore[attr-defined]
@@ -79,7 +89,7 @@ def annul_scan(request: HttpRequest, nonce: Path[Nonce]) -> dict[str, Any]:
     return {"scan_id": row.id, "nonce": row.nonce, "annulled_at": row.annulled_at}
 
 
-@router.get("/scans", response=ScanPage, auth=may_read)
+@router.get("/scans", response=ScanPage, auth=may_read, openapi_extra=raises(NotFound))
 def scan_history(
     request: HttpRequest,
     event: Name,

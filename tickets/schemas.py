@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal, Self
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from ninja import Schema
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
 
 from analytics.models import Direction, Verdict
 from tickets.admission import Answer
@@ -66,6 +75,8 @@ def text(max_length: int, *, min_length: int = 0) -> Any:
 Moment = Annotated[AwareDatetime, AfterValidator(_plausible)]
 Nonce = Annotated[str, Field(pattern=r"^[A-Za-z0-9._~:+=@-]{1,128}$")]
 Reason = Literal[REASONS]  # type: ignore[valid-type]
+# What the log has is shown, also where a newer version wrote it.
+LoggedReason = Annotated[str, WithJsonSchema({"type": "string", "enum": list(REASONS)})]
 
 
 class TicketIn(Schema):
@@ -180,14 +191,18 @@ class OfflineScanIn(ScanIn):
         return self
 
 
+# Shown as what it should be, taken as it is: a bad item fails none of the others.
+AnyScan = Annotated[OfflineScanIn, WrapValidator(lambda item, _validate: item)]
+
+
 class QueueIn(Schema):
     """Scans made offline, in the order made. `sent_at` is the device's clock as it sends them: it tells how wrong it is."""
 
-    scans: Annotated[list[Any], Field(min_length=1, max_length=MAX_SCANS)]
+    scans: Annotated[list[AnyScan], Field(min_length=1, max_length=MAX_SCANS)]
     sent_at: Moment | None = None
 
 
-class ScannedTicket(Schema):
+class ScannedTicket(BaseModel):
     """What gate staff may see of a ticket."""
 
     id: str
@@ -195,14 +210,14 @@ class ScannedTicket(Schema):
     kind: str
 
 
-class ScanOut(Schema):
+class ScanOut(BaseModel):
     """The verdict. `reason` is null where it is `admitted`, `ticket` where the code names none of this event.
 
     `scan_id` is null where nothing was recorded: in a dry run.
     """
 
     verdict: Verdict
-    reason: str | None
+    reason: LoggedReason | None
     message: str
     replayed: bool
     ticket: ScannedTicket | None
@@ -211,13 +226,36 @@ class ScanOut(Schema):
     scan_id: int | None
 
 
-class QueueOut(Schema):
+class Problem(BaseModel):
+    """An error: a stable code for machines, a sentence for people."""
+
+    code: str
+    message: str
+
+
+class Named(BaseModel):
+    """A scan by its nonce, null where it had none."""
+
+    nonce: str | None
+
+
+class JudgedScan(ScanOut, Named):
+    """A scan of a queue that got its verdict."""
+
+
+class FailedScan(Named):
+    """A scan of a queue that got none."""
+
+    error: Problem
+
+
+class QueueOut(BaseModel):
     """One result for each scan, in order: its `nonce` and a verdict, or its `nonce` and an `error`.
 
     `clock_offset_ms` is how far ahead of ours the device's clock is, null where it did not send `sent_at`.
     """
 
-    results: list[dict[str, Any]]
+    results: list[JudgedScan | FailedScan]
     clock_offset_ms: int | None
 
 
@@ -239,13 +277,13 @@ class LoggedScan(Schema):
     device: str | None
     direction: Direction
     verdict: Verdict
-    reason: str | None
+    reason: LoggedReason | None
     code: str | None
     scanned_at: datetime
     recorded_at: datetime
     happened_at: datetime
     offline: bool
-    forced_over: str | None
+    forced_over: LoggedReason | None
     force_reason: str | None
     annulled_at: datetime | None
 
@@ -263,7 +301,7 @@ class ConflictOut(Schema):
     id: int
     ticket_id: str
     holder: str
-    reason: str
+    reason: LoggedReason
     scan_id: int
     gate: str | None
     device: str | None
