@@ -72,13 +72,15 @@ def _too_large(request: HttpRequest, error: RequestDataTooBig) -> HttpResponse:
 
 @api.exception_handler(ValidationError)
 def _fields_wrong(request: HttpRequest, error: ValidationError) -> HttpResponse:
-    # "body" and the parameter's own name lead every path; what follows names the field to the caller.
-    fields = [
-        {"field": ".".join(str(part) for part in item["loc"][2:]) or "body", "message": item["msg"]}
-        for item in error.errors
-    ]
+    fields = [{"field": _field(*item["loc"]), "message": item["msg"]} for item in error.errors]
     first = fields[0]
     return error_response(422, "invalid", f"{first['field']}: {first['message']}", fields=fields)
+
+
+def _field(place: str, *names: str | int) -> str:
+    # In a body the name of our own argument comes first, which tells a caller nothing.
+    told = names[1:] if place == "body" else names
+    return ".".join(map(str, told)) or place
 
 
 @api.exception_handler(Http404)

@@ -275,6 +275,41 @@ def test_a_wrong_field_is_a_422_that_names_it(device, body, field):
     assert not Scan.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/api/v1/scans", "event"),
+        ("/api/v1/scans?event=x&limit=0", "limit"),
+        ("/api/v1/scans?event=x&gate=%00", "gate"),
+        ("/api/v1/events/x/conflicts?open=perhaps", "open"),
+        ("/api/v1/events/x/conflicts?after=x", "after"),
+    ],
+)
+def test_a_wrong_parameter_is_a_422_that_names_it(shop, path, field):
+    error = shop.get(path).json()["error"]
+
+    assert [wrong["field"] for wrong in error["fields"]] == [field]
+    assert error["message"].startswith(f"{field}: ")
+
+
+def test_a_wrong_part_of_the_path_is_named(device):
+    error = device.post("/api/v1/scans/white%20space/annul", {}).json()["error"]
+
+    assert [wrong["field"] for wrong in error["fields"]] == ["nonce"]
+
+
+@pytest.mark.parametrize(
+    ("word", "is_dry"), [("True", True), ("yes", True), ("1", True), ("0", False), ("no", False)]
+)
+def test_yes_and_no_are_the_same_words_everywhere(shop, event, device, word, is_dry):
+    [ticket] = issue(shop, event)
+
+    answer = device.post(f"/api/v1/scans?dry_run={word}", {"code": ticket["code"], "nonce": "n"})
+
+    assert (answer.json()["verdict"], Scan.objects.exists()) == ("admitted", not is_dry)
+    assert shop.get(f"/api/v1/events/{event.slug}/conflicts?open={word}").status_code == 200
+
+
 WRONG_TICKETS = {
     "none": ([], "tickets"),
     "too many": ([{"holder": "Ada"}] * 1001, "tickets"),

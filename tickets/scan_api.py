@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
 from ninja import Path, Router
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from analytics import queries as log
 from analytics.models import Verdict
@@ -40,27 +40,34 @@ After = Annotated[int | None, Field(ge=1, lt=2**63)]
 Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 
 
+def _not_dry(is_dry: bool) -> bool:
+    if is_dry:
+        raise ValueError("a queue has no dry run: ask for one scan at a time")
+    return is_dry
+
+
+NotDry = Annotated[bool, AfterValidator(_not_dry), Field(json_schema_extra={"const": False})]
+
+
 @router.post(
     "/scans",
     response=ScanOut,
     auth=DeviceToken(),
     openapi_extra=raises(admission.NonceReused, admission.ScanAnnulled, scanning.ForceForbidden),
 )
-def scan(
-    request: HttpRequest, body: ScanIn, dry_run: Literal["0", "1", "true", "false"] = "0"
-) -> dict[str, Any]:
+def scan(request: HttpRequest, body: ScanIn, dry_run: bool = False) -> dict[str, Any]:
     """Judge one scan at the device's gate. A refusal is an answer too: HTTP 200. With `dry_run=1` nothing is recorded."""
     now = timezone.now()
     device: queries.DeviceAtGate = request.auth  # type: ignore[attr-defined]
     attempt = scanning.scan_of(body, device, now)
-    if dry_run in {"1", "true"}:
+    if dry_run:
         return _answer(admission.rehearse(rules=_rules(device), scan=attempt, now=now))
     [outcome] = admission.admit(rules=_rules(device), scans=[attempt], now=now)
     return _answer(outcome)
 
 
 @router.post("/scans/batch", response=QueueOut, auth=DeviceToken(cost=QUEUE_COST))
-def scan_queue(request: HttpRequest, body: QueueIn, dry_run: Literal["0", "false"] = "0") -> JsonResponse:
+def scan_queue(request: HttpRequest, body: QueueIn, dry_run: NotDry = False) -> JsonResponse:
     """Judge up to 1,000 scans that the device made offline, in the order given; each gets a result of its own.
 
     There is no dry run of it. An item may carry the `reason` for which the device turned the holder away; without one the device let the holder in.
