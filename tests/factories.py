@@ -4,6 +4,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, NamedTuple
 
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+
 from analytics.models import Direction
 from core import db
 from tickets import admission, issuing, judging, queries
@@ -54,6 +57,15 @@ def make_service(*scopes: str) -> str:
     token = new_token(SERVICE_PREFIX)
     ServiceToken.objects.create(name="Shop", scopes=list(scopes), token_hash=token_hash(token))
     return token
+
+
+def client_who_may(*permissions: str) -> Client:
+    """Somebody at the desk, logged in, with the permissions that are named."""
+    user = User.objects.create(username=f"desk-{next(_numbers)}", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client = Client()
+    client.force_login(user)
+    return client
 
 
 def issue(event: Event, number: int = 1, *, kind: str = "standard") -> list[Issued]:

@@ -149,7 +149,7 @@ def test_a_ticket_is_issued_changed_and_voided_but_keeps_its_event(admin_client)
     admin_client.post(change, {**wish, "holder": "Ada L.", "event": other.id})
     page = admin_client.get(change).content.decode()
     listing = reverse("admin:tickets_ticket_changelist")
-    admin_client.post(listing, {"action": "void", "_selected_action": [ada.id]})
+    admin_client.post(listing, {"action": "void", "_selected_action": [ada.id], "confirmed": "1"})
 
     ada.refresh_from_db()
     assert (ada.holder, ada.event_id, ada.reference, ada.voided_at is not None) == (

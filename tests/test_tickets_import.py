@@ -26,7 +26,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from qrsite import asgi
-from tests.factories import NOW, make_event
+from tests.factories import NOW, client_who_may, make_event
 from tickets import import_files, importing, issuing
 from tickets.csv_rows import MAX_ROW_CHARS, NOT_UTF8, TOO_LONG, WRONG_QUOTES, FileRefused, RowError
 from tickets.import_admin import ImportAdmin
@@ -312,7 +312,7 @@ def test_a_file_is_looked_at_and_then_imported(organiser, folder):
 
     listing = confirm(organiser, page)
 
-    assert said(listing) == ["Imported 2 tickets for Midsummer; 0 were issued already."]
+    assert said(listing) == ["Imported 2 tickets for Midsummer; 0 had been issued before."]
     assert listing.redirect_chain[0][0] == f"/admin/tickets/ticket/?event__id__exact={event.id}"
     assert rows_of(event) == [ADA, ("Bob", "", "", None)]
     assert [(entry.object_id, entry.change_message) for entry in LogEntry.objects.all()] == [
@@ -427,7 +427,23 @@ def test_the_list_leads_to_the_page_which_needs_nothing_inline(organiser):
     assert f'<a href="{PAGE}">Import CSV</a>' in listing
     assert "<code>holder</code>" in page
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\bstyle=|\bon\w+=|(src|href)=.?https?:", page)
-    assert organiser.get(CONFIRM).status_code == 405
+
+
+def test_a_login_that_ran_out_before_the_import_leads_back_with_a_word(organiser):
+    page = organiser.get(CONFIRM, follow=True)
+
+    assert page.redirect_chain == [(PAGE, 302)]
+    assert said(page) == ["Nothing was imported: look at the file again."]
+
+
+def test_who_may_only_add_tickets_reads_what_the_import_did(db, folder):
+    client = client_who_may("add_ticket")
+
+    done = confirm(client, look(client, make_event(name="Midsummer")))
+
+    assert (done.status_code, done.redirect_chain) == (200, [(PAGE, 302)])
+    assert said(done) == ["Imported 2 tickets for Midsummer; 0 had been issued before."]
+    assert f'href="{reverse("admin:tickets_ticket_changelist")}"' not in done.content.decode()
 
 
 def test_an_error_in_one_row_keeps_the_others_out_and_is_shown(organiser, folder):

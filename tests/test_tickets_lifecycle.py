@@ -155,7 +155,7 @@ def test_a_ticket_that_was_passed_on_is_voided_by_its_new_number(ticket):
         lifecycle.void(ticket_id=ticket.id, now=NOW)
 
     assert refused.value.details == {"to": str(new.id)}
-    assert lifecycle.void_many([ticket.id, new.id], now=NOW) == 1
+    assert lifecycle.void_many([ticket.id, new.id], now=NOW) == [new.id]
 
 
 @pytest.mark.django_db

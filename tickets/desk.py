@@ -1,4 +1,4 @@
-"""What a person does with one ticket in the admin: check in by hand, pass on, and read all that happened to it."""
+"""What a person does with one ticket in the admin: check in by hand, pass on, read its story."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import Any, NamedTuple
 
 from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.models import LogEntry
-from django.contrib.auth import get_user_model
-from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -22,20 +19,19 @@ from analytics.models import Direction, Scan, Verdict
 from core import db
 from core.errors import QrsiteError
 from tickets import admission, issuing, judging, lifecycle, queries
-from tickets.models import Device, Gate, Ticket, Transfer, validate_line
-from tickets.rules import MESSAGES
+from tickets.models import Gate, Ticket, validate_line
+from tickets.story import story_of
 
 MAY_CHECK_IN, MAY_FORCE = "tickets.check_in_ticket", "tickets.force_admission"
-MAX_MOMENTS = 500
 
 
-class Moment(NamedTuple):
-    """Something that happened to a ticket, when, and by whom."""
+class Foreseen(NamedTuple):
+    """What a gate would say now."""
 
-    at: datetime
-    local: str
-    what: str
-    who: str
+    gate_id: int
+    gate: str
+    words: str
+    is_admitted: bool
 
 
 class CheckInForm(forms.Form):
@@ -91,20 +87,25 @@ class Desk(admin.ModelAdmin):
         ticket = self._find(request, ticket_id)
         if nonce := request.POST.get("take_back"):
             return self._take_back(request, ticket, nonce)
+        now = timezone.now()
+        foresight = _foresight(ticket, now)
+        admitting = next((answer.gate_id for answer in foresight if answer.is_admitted), None)
         form = CheckInForm(
             request.POST or None,
-            initial={"nonce": uuid.uuid4()},
+            initial={"nonce": uuid.uuid4(), "gate": admitting},
             ticket=ticket,
             may_force=request.user.has_perm(MAY_FORCE),
         )
         if request.method == "POST" and form.is_valid():
-            outcome = _check_in(ticket, form.cleaned_data, request.user, timezone.now())
-            is_admitted = isinstance(outcome, admission.Answer) and outcome.stored.reason is None
-            level = messages.SUCCESS if is_admitted else messages.ERROR
+            outcome = _check_in(ticket, form.cleaned_data, request.user, now)
+            level = messages.SUCCESS if _is_admitted(outcome) else messages.ERROR
             self.message_user(request, f"{ticket.holder}: {_words(outcome)}", level)
-            return redirect("admin:tickets_ticket_change", ticket.id)
-        now = timezone.now()
-        context = {"foresight": _foresight(ticket, now), "last": _last_by_hand(ticket, now)}
+            return self._back(request, ticket)
+        context = {
+            "foresight": foresight,
+            "lacks_gates": not foresight,
+            "last": _last_by_hand(ticket, now),
+        }
         return self._page(request, ticket, form, "Check in by hand", context)
 
     def _take_back(self, request: HttpRequest, ticket: Ticket, nonce: str) -> HttpResponse:
@@ -119,7 +120,7 @@ class Desk(admin.ModelAdmin):
         else:
             self.message_user(request, f"{ticket.holder}: the {last.direction} was taken back.")
             self.log_change(request, ticket, f"Took back the {last.direction}.")
-        return redirect("admin:tickets_ticket_change", ticket.id)
+        return self._back(request, ticket)
 
     def pass_on_view(self, request: HttpRequest, ticket_id: int) -> HttpResponse:
         """Pass the ticket on, and lead to the new one."""
@@ -137,6 +138,10 @@ class Desk(admin.ModelAdmin):
                     by=request.user.get_username(),
                     now=timezone.now(),
                 )
+            except lifecycle.TicketTransferred as error:
+                words = "It had been passed on already: this is the ticket of its new holder."
+                self.message_user(request, words, messages.WARNING)
+                return redirect("admin:tickets_ticket_change", error.details["to"])
             except QrsiteError as error:
                 self.message_user(request, str(error), messages.ERROR)
                 return redirect("admin:tickets_ticket_change", ticket.id)
@@ -156,10 +161,16 @@ class Desk(admin.ModelAdmin):
             "title": "History",
             "subtitle": ticket,
             "opts": self.opts,
-            "object": ticket,
-            "moments": story(ticket),
+            "ticket": ticket,
+            "may_view": True,
+            "story": story_of(ticket),
         }
         return TemplateResponse(request, "admin/tickets/ticket/history.html", context)
+
+    def _back(self, request: HttpRequest, ticket: Ticket) -> HttpResponse:
+        """Lead to a page where whoever did something may read what came of it."""
+        may_view = self.has_view_permission(request)
+        return redirect(f"admin:tickets_ticket_{'change' if may_view else 'check_in'}", ticket.id)
 
     def _find(self, request: HttpRequest, ticket_id: int) -> Ticket:
         found = self.get_queryset(request).select_related("event").filter(id=ticket_id)
@@ -171,40 +182,16 @@ class Desk(admin.ModelAdmin):
     def _page(
         self, request: HttpRequest, ticket: Ticket, form: forms.BaseForm, title: str, context: dict[str, Any]
     ) -> HttpResponse:
-        everywhere = self.admin_site.each_context(request)
-        context = {**everywhere, "title": title, "opts": self.opts, "ticket": ticket, "form": form, **context}
+        context = {
+            **self.admin_site.each_context(request),
+            "title": title,
+            "opts": self.opts,
+            "ticket": ticket,
+            "may_view": self.has_view_permission(request),
+            "form": form,
+            **context,
+        }
         return TemplateResponse(request, "admin/tickets/ticket/desk.html", context)
-
-
-def story(ticket: Ticket) -> list[Moment]:
-    """Return what happened to a ticket, the first first."""
-    event = ticket.event
-    gates = dict(Gate.objects.filter(event_id=ticket.event_id).values_list("id", "name"))
-    people = get_user_model().objects.in_bulk
-    scans = list(
-        Scan.objects.filter(event_id=ticket.event_id, ticket_id=ticket.id).order_by("-id")[:MAX_MOMENTS]
-    )
-    devices = Device.objects.in_bulk({scan.device_id for scan in scans})
-    users = people({scan.user_id for scan in scans})
-    moments = [(ticket.issued_at, "Issued.", "")]
-    if ticket.voided_at:
-        moments.append((ticket.voided_at, "Voided.", ""))
-    for move in Transfer.objects.filter(event_id=ticket.event_id, from_ticket_id=ticket.id):
-        moments.append(
-            (move.transferred_at, f"Passed on: see ticket {move.to_ticket_id}.", move.transferred_by)
-        )
-    for move in Transfer.objects.filter(event_id=ticket.event_id, to_ticket_id=ticket.id):
-        moments.append((move.transferred_at, f"Came from ticket {move.from_ticket_id}.", move.transferred_by))
-    for scan in scans:
-        who = devices.get(scan.device_id) or users.get(scan.user_id) or ""
-        where = gates.get(scan.gate_id, "a gate that is gone")
-        moments.append((scan.happened_at, _said(scan, where), str(who)))
-        if scan.annulled_at:
-            moments.append((scan.annulled_at, f"The {scan.direction} at {where} was taken back.", str(who)))
-    kind = ContentType.objects.get_for_model(Ticket)
-    for entry in LogEntry.objects.filter(content_type=kind, object_id=str(ticket.id)).select_related("user"):
-        moments.append((entry.action_time, entry.get_change_message(), str(entry.user)))
-    return [Moment(at, event.local(at), what, who) for at, what, who in sorted(moments)]
 
 
 def _last_by_hand(ticket: Ticket, now: datetime) -> Scan | None:
@@ -221,16 +208,6 @@ def _last_by_hand(ticket: Ticket, now: datetime) -> Scan | None:
         .order_by("-happened_at")
         .first()
     )
-
-
-def _said(scan: Scan, where: str) -> str:
-    way = "Entry" if scan.direction == Direction.ENTRY else "Exit"
-    offline = " (made offline)" if scan.offline else ""
-    if scan.reason:
-        return f"{way} at {where}{offline} refused: {MESSAGES[scan.reason]}"
-    if scan.forced_over:
-        return f"{way} at {where}{offline} in spite of: {MESSAGES[scan.forced_over]} Because: {scan.force_reason}"
-    return f"{way} at {where}{offline}."
 
 
 def _attempt(ticket: Ticket, gate_id: int, now: datetime, **more: Any) -> judging.Scan:
@@ -260,19 +237,25 @@ def _check_in(ticket: Ticket, sent: dict[str, Any], user: Any, now: datetime) ->
     return outcome
 
 
+def _is_admitted(outcome: admission.Outcome) -> bool:
+    return isinstance(outcome, admission.Answer) and outcome.stored.reason is None
+
+
 def _words(outcome: admission.Outcome) -> str:
-    return outcome.message if isinstance(outcome, admission.Answer) else str(outcome)
+    if isinstance(outcome, admission.NonceReused):
+        return "nothing was done, for this form had been sent before. Fill in a new one."
+    if isinstance(outcome, admission.ScanAnnulled):
+        return "nothing was done, for this check-in was taken back. Fill in a new form."
+    return outcome.message
 
 
-def _foresight(ticket: Ticket, now: datetime) -> list[tuple[str, str]]:
+def _foresight(ticket: Ticket, now: datetime) -> list[Foreseen]:
     """Return what each gate would say of an entry now."""
+    foreseen = []
     with db.begin() as conn:
         rules = queries.event_rules(conn, event_id=ticket.event_id)
-        answers = [
-            (
-                gate.name,
-                admission.rehearse(rules=rules, scan=_attempt(ticket, gate_id, now, user_id=0), now=now),
-            )
-            for gate_id, gate in sorted(rules.gates.items())
-        ]
-    return [(name, _words(answer)) for name, answer in answers]
+        for gate_id, gate in sorted(rules.gates.items()):
+            attempt = _attempt(ticket, gate_id, now, user_id=0)
+            outcome = admission.rehearse(rules=rules, scan=attempt, now=now)
+            foreseen.append(Foreseen(gate_id, gate.name, _words(outcome), _is_admitted(outcome)))
+    return foreseen

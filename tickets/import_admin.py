@@ -16,7 +16,7 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods
 
 from core.admin import CarefulAdmin
 from tickets import import_files, importing
@@ -49,7 +49,7 @@ class ImportAdmin(CarefulAdmin):
     def get_urls(self) -> list[URLPattern]:
         """Add the two steps."""
         look = self.admin_site.admin_view(require_http_methods(["GET", "HEAD", "POST"])(self.import_view))
-        confirm = self.admin_site.admin_view(require_POST(self.import_confirm_view))
+        confirm = self.admin_site.admin_view(self.import_confirm_view)
         return [
             path("import/", look, name="tickets_ticket_import"),
             path("import/confirm/", confirm, name="tickets_ticket_import_confirm"),
@@ -64,6 +64,7 @@ class ImportAdmin(CarefulAdmin):
             **self.admin_site.each_context(request),
             "title": "Import tickets",
             "opts": self.opts,
+            "may_view": self.has_view_permission(request),
             "form": form,
             "max_rows": importing.MAX_ROWS,
             "kept_errors": importing.KEPT_ERRORS,
@@ -78,6 +79,9 @@ class ImportAdmin(CarefulAdmin):
     def import_confirm_view(self, request: HttpRequest) -> HttpResponse:
         """Import the file that this person looked at, once."""
         self._require_permission(request)
+        if request.method != "POST":  # who had to log in between comes by GET
+            self.message_user(request, "Nothing was imported: look at the file again.", messages.WARNING)
+            return redirect("admin:tickets_ticket_import")
         try:
             name, event_id, user_id = signing.loads(
                 request.POST.get("upload", ""), salt=SALT, max_age=import_files.KEPT_FOR_S
@@ -96,8 +100,11 @@ class ImportAdmin(CarefulAdmin):
             self.message_user(request, f"Nothing was imported. {outcome.refused}", messages.ERROR)
             return redirect("admin:tickets_ticket_import")
         self.message_user(
-            request, f"Imported {outcome.new:,} tickets for {event}; {outcome.already:,} were issued already."
+            request,
+            f"Imported {outcome.new:,} tickets for {event}; {outcome.already:,} had been issued before.",
         )
+        if not self.has_view_permission(request):
+            return redirect("admin:tickets_ticket_import")
         return redirect(f"{reverse('admin:tickets_ticket_changelist')}?event__id__exact={event.id}")
 
     def _require_permission(self, request: HttpRequest) -> None:

@@ -161,7 +161,8 @@ def verdict_of(judged: Judged, *, scan_id: int | None, rules: EventRules) -> Sto
 def message(verdict: StoredVerdict, *, now: datetime, zone: ZoneInfo) -> str:
     """Return the sentence for the person at the gate; a duplicate learns when and where it was first."""
     if verdict.forced_over is not None:
-        return f"Admitted by the supervisor, in spite of: {MESSAGES[verdict.forced_over]}"
+        done = "Let out" if verdict.direction == Direction.EXIT else "Admitted"
+        return f"{done} by the supervisor, in spite of: {MESSAGES[verdict.forced_over]}"
     if verdict.reason is None:
         return "Goodbye." if verdict.direction == Direction.EXIT else "Admitted."
     if verdict.reason != "already_admitted" or verdict.admitted_at is None:

@@ -68,15 +68,16 @@ def void(*, ticket_id: int, now: datetime) -> Ticket:
     return ticket
 
 
-def void_many(ticket_ids: Iterable[int], *, now: datetime) -> int:
-    """Refuse tickets from now on, but for those passed on; return how many were not void before.
+def void_many(ticket_ids: Iterable[int], *, now: datetime) -> list[int]:
+    """Refuse tickets from now on, but for those passed on; return the ids of those that were not void before.
 
     Locked in the order that gates lock them in.
     """
     with transaction.atomic():
         chosen = Ticket.objects.filter(id__in=list(ticket_ids), voided_at=None, transferred_at=None)
         locked = [ticket.id for ticket in chosen.order_by("event_id", "id").select_for_update(of=("self",))]
-        return Ticket.objects.filter(id__in=locked).update(voided_at=now)
+        Ticket.objects.filter(id__in=locked).update(voided_at=now)
+    return locked
 
 
 def transfer(

@@ -1,4 +1,4 @@
-"""The organiser's pages about tickets: issue, find, void; what is done at the desk is in tickets.desk."""
+"""The organiser's pages about tickets: issue, find, print; what is done at the desk is in tickets.desk."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from core.errors import QrsiteError
-from tickets import issuing, lifecycle, printing
+from tickets import issuing, printing
 from tickets.desk import Desk
 from tickets.import_admin import ImportAdmin
 from tickets.models import Ticket
 from tickets.paper import Layout
+from tickets.void_admin import VoidAdmin
 
 
 class TicketForm(forms.ModelForm):
@@ -34,7 +35,7 @@ class TicketForm(forms.ModelForm):
         return reference
 
 
-class TicketAdmin(Desk, ImportAdmin):
+class TicketAdmin(Desk, VoidAdmin, ImportAdmin):
     """Tickets: issued and voided here, admitted at the gate."""
 
     form = TicketForm
@@ -109,12 +110,3 @@ class TicketAdmin(Desk, ImportAdmin):
         except QrsiteError as error:
             self.message_user(request, str(error), messages.ERROR)
             return None
-
-    @admin.action(description="Void: refuse these tickets from now on", permissions=["change"])
-    def void(self, request: HttpRequest, queryset: QuerySet[Ticket]) -> None:
-        """Void the chosen tickets that are neither void nor passed on."""
-        ids = list(queryset.values_list("id", flat=True))
-        count = lifecycle.void_many(ids, now=timezone.now())
-        for ticket in queryset.model.objects.filter(id__in=ids):
-            self.log_change(request, ticket, "Voided.")
-        self.message_user(request, f"Voided: {count}.")

@@ -1,0 +1,39 @@
+"""What the numbers in rows of the scan log stand for, read once for many rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from django.contrib.auth import get_user_model
+
+from analytics.models import Scan
+from tickets.models import Device, Event, Gate
+
+GONE = "a gate that is gone"
+
+
+class Names:
+    """The gates, devices, people and events of some scans."""
+
+    def __init__(self, scans: Collection[Scan]) -> None:
+        self._events = Event.objects.in_bulk({scan.event_id for scan in scans})
+        self._gates = Gate.objects.in_bulk({scan.gate_id for scan in scans})
+        self._devices = Device.objects.in_bulk({scan.device_id for scan in scans if scan.device_id})
+        self._people = get_user_model().objects.in_bulk({scan.user_id for scan in scans if scan.user_id})
+
+    def event(self, scan: Scan) -> str:
+        """Name the event."""
+        return str(self._events.get(scan.event_id, scan.event_id))
+
+    def gate(self, scan: Scan) -> str:
+        """Name the gate."""
+        return str(self._gates.get(scan.gate_id, GONE))
+
+    def who(self, scan: Scan) -> str:
+        """Name the device, or the person who checked in by hand."""
+        return str(self._devices.get(scan.device_id or 0) or self._people.get(scan.user_id or 0) or "")
+
+    def at(self, scan: Scan) -> str:
+        """Write when it happened, as the venue's clocks show it."""
+        event = self._events.get(scan.event_id)
+        return event.local(scan.happened_at) if event else f"{scan.happened_at:%a %d %b %Y, %H:%M} UTC"
