@@ -1,6 +1,7 @@
 """What becomes of a ticket: void, passed on, an admission taken back."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 
@@ -11,6 +12,8 @@ from analytics.models import Direction, Scan
 from core import db
 from core.errors import NotFound, QrsiteError
 from tests.factories import NOW, admit, attempt, issue, make_device, make_event, verdicts
+from tests.fake_driver import until
+from tests.test_scan_faults import sessions_that_wait
 from tests.test_tickets_admission import race
 from tickets import issuing, lifecycle, queries
 from tickets.admission import ScanAnnulled
@@ -331,3 +334,58 @@ def test_an_annulment_and_a_scan_at_once_leave_the_ticket_as_the_log_has_it():
     entries = Scan.objects.filter(verdict="admitted", annulled_at=None)
     assert len(entries) <= 1
     assert state()[2] == bool(entries)
+
+
+def while_it_waits(work, *, behind):
+    """Do `behind` in a transaction that stays open until `work`, on another thread, waits for it; return what that did."""
+    with ThreadPoolExecutor(1) as pool:
+        with db.begin():
+            behind()
+            doing = pool.submit(work)
+            until(lambda: doing.done() or sessions_that_wait() == 1)
+        connection.close()
+        return doing.result()
+
+
+def told(work):
+    """Return what a thread of its own got, or was told."""
+    try:
+        return work()
+    except QrsiteError as error:
+        return str(error)
+    finally:
+        connection.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_takes_back_waits_for_the_scan_that_is_under_way_and_then_knows_of_it():
+    event = make_event()
+    device = make_device(event)[0]
+    ticket = issue(event)[0]
+    admit(device, attempt(device, ticket.code, "in"))
+
+    answer = while_it_waits(
+        lambda: told(lambda: take_back(device, "in")),
+        behind=lambda: admit(device, attempt(device, ticket.code, "out", EXIT), now=SOON),
+    )
+
+    assert answer == "Somebody went through with this ticket since."
+    assert state() == (NOW, device.gate_id, False)
+    assert not Scan.objects.exclude(annulled_at=None).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_who_take_back_the_second_is_told_when_the_first_did():
+    event = make_event()
+    device = make_device(event)[0]
+    ticket = issue(event)[0]
+    admit(device, attempt(device, ticket.code, "in"))
+    later = SOON + timedelta(minutes=1)
+
+    answer = while_it_waits(
+        lambda: told(lambda: take_back(device, "in", now=later).annulled_at),
+        behind=lambda: take_back(device, "in"),
+    )
+
+    assert answer == SOON
+    assert state() == (None, None, False)
