@@ -65,13 +65,14 @@ class EventTotals(NamedTuple):
 
 
 class LoggedScan(NamedTuple):
-    """A row of the scan log, with the names of its gate and device."""
+    """A row of the scan log, with the names of its gate and of the device or the person who scanned."""
 
     scan_id: int
     nonce: str
     ticket_id: int | None
     gate: str | None
     device: str | None
+    user: str | None
     direction: str
     verdict: str
     reason: str | None
@@ -99,6 +100,7 @@ class ConflictRow(NamedTuple):
     earlier_scan_id: int | None
     earlier_gate: str | None
     earlier_device: str | None
+    earlier_user: str | None
     earlier_happened_at: datetime | None
     minutes_apart: float | None
     noticed_at: datetime

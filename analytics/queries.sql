@@ -89,20 +89,25 @@ SELECT id, slug, name, time_zone, capacity
  WHERE slug = :slug;
 
 -- name: scan_page
--- One row per scan, newest first: scan_id bigint, nonce text, ticket_id bigint or NULL, gate text, device text, direction,
--- verdict text, reason, code text or NULL (that of a wrong event would open its door), scanned_at, recorded_at, happened_at timestamptz, offline boolean,
--- forced_over, force_reason text or NULL, annulled_at timestamptz or NULL.
+-- One row per scan, newest first: scan_id bigint, nonce text, ticket_id bigint or NULL, gate text (NULL where it is gone),
+-- device or user text (the other is NULL, both where whoever it was is gone), direction, verdict text, reason text or NULL,
+-- code text or NULL (that of a wrong event would open its door), scanned_at, recorded_at, happened_at timestamptz,
+-- offline boolean, forced_over, force_reason text or NULL, annulled_at timestamptz or NULL.
 -- Binds: event_id int, before_id bigint (or NULL: from the newest on), verdict text or NULL, gate text or NULL,
 --        page int.
 -- Index: ticket_scans_pkey, backwards.
-   SELECT scan.id AS scan_id, scan.nonce, scan.ticket_id, gate.name AS gate, device.name AS device, scan.direction,
-          scan.verdict, scan.reason, CASE WHEN scan.reason <> 'wrong_event' THEN scan.code END AS code, scan.scanned_at, scan.recorded_at, scan.happened_at, scan.offline,
+   SELECT scan.id AS scan_id, scan.nonce, scan.ticket_id, gate.name AS gate, device.name AS device,
+          person.username AS "user", scan.direction, scan.verdict, scan.reason,
+          CASE WHEN scan.reason <> 'wrong_event' THEN scan.code END AS code,
+          scan.scanned_at, scan.recorded_at, scan.happened_at, scan.offline,
           scan.forced_over, scan.force_reason, scan.annulled_at
      FROM ticket_scans AS scan
 LEFT JOIN gate
        ON gate.id = scan.gate_id
 LEFT JOIN device
        ON device.id = scan.device_id
+LEFT JOIN auth_user AS person
+       ON person.id = scan.user_id
     WHERE scan.event_id = :event_id
       AND (CAST(:before_id AS bigint) IS NULL OR scan.id < CAST(:before_id AS bigint))
       AND (CAST(:verdict AS text) IS NULL OR scan.verdict = CAST(:verdict AS text))
@@ -113,15 +118,16 @@ LEFT JOIN device
 
 -- name: conflict_page
 -- One row per conflict, newest first: id bigint, ticket_id bigint, holder text, reason text; of the offline entry
--- scan_id bigint, gate, device text, happened_at timestamptz; of the one that had used the ticket, or NULLs,
--- earlier_scan_id bigint, earlier_gate, earlier_device text, earlier_happened_at timestamptz, minutes_apart float8;
+-- scan_id bigint, gate, device text (NULL where they are gone), happened_at timestamptz; of the one that had used the
+-- ticket, or NULLs, earlier_scan_id bigint, earlier_gate text (NULL where it is gone), earlier_device or earlier_user text
+-- (the other is NULL, both where whoever it was is gone), earlier_happened_at timestamptz, minutes_apart float8;
 -- noticed_at timestamptz, signed_off_at timestamptz or NULL, signed_off_by, note text.
 -- Binds: event_id int, before_id bigint (or NULL: from the newest on), open_only boolean, page int.
 -- Index: scan_conflicts_pkey, backwards.
    SELECT conflict.id, conflict.ticket_id, coalesce(ticket.holder, '') AS holder, conflict.reason,
           conflict.scan_id, gate.name AS gate, device.name AS device, scan.happened_at,
           conflict.earlier_scan_id, earlier_gate.name AS earlier_gate, earlier_device.name AS earlier_device,
-          earlier.happened_at AS earlier_happened_at,
+          earlier_person.username AS earlier_user, earlier.happened_at AS earlier_happened_at,
           CAST(round(abs(extract(epoch FROM scan.happened_at - earlier.happened_at)) / 60, 1) AS double precision)
           AS minutes_apart,
           conflict.noticed_at, conflict.signed_off_at, conflict.signed_off_by, conflict.note
@@ -140,6 +146,8 @@ LEFT JOIN gate AS earlier_gate
        ON earlier_gate.id = earlier.gate_id
 LEFT JOIN device AS earlier_device
        ON earlier_device.id = earlier.device_id
+LEFT JOIN auth_user AS earlier_person
+       ON earlier_person.id = earlier.user_id
 LEFT JOIN ticket
        ON ticket.event_id = :event_id
       AND ticket.id = conflict.ticket_id

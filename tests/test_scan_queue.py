@@ -9,9 +9,18 @@ from django.utils import timezone
 
 from analytics.models import Conflict, Direction, Scan
 from core import db
-from tests.factories import admit, attempt, issue, make_device, make_open_event, make_service, verdicts
+from tests.factories import (
+    admit,
+    attempt,
+    issue,
+    make_device,
+    make_open_event,
+    make_service,
+    rules_of,
+    verdicts,
+)
 from tests.test_tickets_api import Caller, refusal
-from tickets import judging, queries, rate, scanning
+from tickets import admission, judging, queries, rate, scanning
 from tickets.models import Device, Event, Ticket
 
 pytestmark = pytest.mark.django_db
@@ -177,6 +186,7 @@ def test_a_ticket_that_was_used_elsewhere_is_a_conflict_with_both_scans(event, n
         "earlier_scan_id": earlier.id,
         "earlier_gate": "North",
         "earlier_device": "Phone 1",
+        "earlier_user": None,
         "minutes_apart": 12.0,
         "signed_off_at": None,
         "signed_off_by": "",
@@ -373,6 +383,30 @@ def test_the_log_is_read_page_by_page_newest_first(event, north, south, office):
         "South",
         "Phone 2",
         None,
+    )
+
+
+def test_whoever_checked_in_by_hand_is_named_in_the_log_and_in_conflicts(
+    event, south, office, django_user_model
+):
+    grace = django_user_model.objects.create(username="grace")
+    [ticket] = issue(event)
+    gate = Device.objects.get(name="Phone 2").gate_id
+    by_hand = judging.Scan(ticket.code, "by hand", timezone.now(), Direction.ENTRY, gate, user_id=grace.id)
+    admission.admit(rules=rules_of(event), scans=[by_hand], now=timezone.now())
+    send(south, offline(ticket.code, "copy", ago(minutes=1)))
+
+    scans = office.get(f"/api/v1/scans?event={event.slug}").json()["scans"]
+    [conflict] = office.get(f"/api/v1/events/{event.slug}/conflicts").json()["conflicts"]
+
+    assert {row["nonce"]: (row["device"], row["user"]) for row in scans} == {
+        "by hand": (None, "grace"),
+        "copy": ("Phone 2", None),
+    }
+    assert (conflict["device"], conflict["earlier_device"], conflict["earlier_user"]) == (
+        "Phone 2",
+        None,
+        "grace",
     )
 
 

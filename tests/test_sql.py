@@ -84,6 +84,9 @@ def plenty(db):
             INSERT INTO event (id, name, slug, time_zone, doors_at, starts_at, ends_at)
                  SELECT e, 'Event', 'e' || e, 'UTC', now(), now(), now() + interval '1 hour'
                    FROM generate_series(1, 1000) AS e;
+            INSERT INTO auth_user (id, username, password, first_name, last_name, email, is_superuser, is_staff,
+                                   is_active, date_joined)
+                 SELECT u, 'user' || u, '', '', '', '', FALSE, TRUE, TRUE, now() FROM generate_series(1, 1000) AS u;
             INSERT INTO gate (id, event_id, name) SELECT e, e, 'Gate' FROM generate_series(1, 1000) AS e;
             INSERT INTO device (id, gate_id, name, token_hash, created_at)
                  SELECT d, d % 1000 + 1, 'Scanner', sha256(CAST('t' || d AS bytea)), now()
@@ -98,7 +101,7 @@ def plenty(db):
             INSERT INTO gate_kind (gate_id, kind_id) SELECT e, e FROM generate_series(1, 1000) AS e;
             INSERT INTO scan_conflicts (event_id, scan_id, ticket_id, reason, noticed_at, signed_off_by, note)
                  SELECT event_id, id, ticket_id, 'void', now(), '', '' FROM ticket_scans;
-            ANALYZE event, gate, device, ticket, ticket_scans, ticket_kind, gate_kind, scan_conflicts
+            ANALYZE event, auth_user, gate, device, ticket, ticket_scans, ticket_kind, gate_kind, scan_conflicts
             """
         )
 

@@ -268,13 +268,17 @@ class AnnulOut(Schema):
 
 
 class LoggedScan(Schema):
-    """A row of the scan log. Ids of tickets are text, for they have more digits than a JavaScript number holds."""
+    """A row of the scan log: by a `device`, or by hand by a `user`, the name of an account in the admin.
+
+    Ids of tickets are text, for they have more digits than a JavaScript number holds.
+    """
 
     scan_id: int
     nonce: str
     ticket_id: str | None
     gate: str | None
     device: str | None
+    user: str | None
     direction: Direction
     verdict: Verdict
     reason: LoggedReason | None
@@ -309,6 +313,7 @@ class ConflictOut(Schema):
     earlier_scan_id: int | None
     earlier_gate: str | None
     earlier_device: str | None
+    earlier_user: str | None
     earlier_happened_at: datetime | None
     minutes_apart: float | None
     noticed_at: datetime
