@@ -362,6 +362,16 @@ def test_an_admission_is_taken_back_by_its_nonce(event, north, south):
     assert refusal(north.post("/api/v1/scans/unknown/annul", {})) == (404, "not_found")
 
 
+def test_taking_back_what_never_arrived_does_not_keep_it_from_arriving(event, north):
+    [ticket] = issue(event)
+
+    early = north.post("/api/v1/scans/late/annul", {})
+    late = north.post("/api/v1/scans", {"code": ticket.code, "nonce": "late"}).json()
+
+    assert refusal(early) == (404, "not_found")
+    assert late["verdict"] == "admitted"
+
+
 def test_the_log_is_read_page_by_page_newest_first(event, north, south, office):
     for number, ticket in enumerate(issue(event, 3)):
         north.post("/api/v1/scans", {"code": ticket.code, "nonce": f"n{number}"})
