@@ -16,7 +16,8 @@ class CarefulAdmin(admin.ModelAdmin):
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
         """Filter by what the page offers, and by nothing else."""
         offered = [field[0] if isinstance(field, tuple) else field for field in self.list_filter]
-        return any(lookup.startswith(str(field)) for field in offered)
+        names = [str(getattr(field, "parameter_name", field)) for field in offered]
+        return any(lookup.startswith(name) for name in names)
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         """Show the list; what PostgreSQL can't read in a filter or a choice leads back to it."""

@@ -6,7 +6,7 @@ import pytest
 from django.contrib import admin
 from django.urls import reverse
 
-from analytics.models import Scan
+from analytics.models import Conflict, Scan
 from tests.factories import NOW, admit, attempt, issue, make_device, make_event
 from tickets.models import Device, Event, Gate, ServiceToken, Ticket
 from tickets.tokens import token_hash
@@ -43,11 +43,14 @@ def errors(response):
     return {**response.context["adminform"].form.errors}
 
 
-@pytest.mark.parametrize("model", [Event, Gate, Device, ServiceToken, Ticket, Scan])
+@pytest.mark.parametrize("model", [Event, Gate, Device, ServiceToken, Ticket, Scan, Conflict])
 def test_every_list_and_search_answers_under_the_strict_policy(admin_client, model):
     event = make_event()
     device = make_device(event)[0]
-    admit(device, attempt(device, issue(event)[0].code, "a"))
+    ticket = issue(event)[0]
+    admit(device, attempt(device, ticket.code, "a"))
+    Ticket.objects.update(voided_at=NOW)
+    admit(device, attempt(device, ticket.code, "b", happened_at=NOW))
 
     listing = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
     odd = [
@@ -59,6 +62,9 @@ def test_every_list_and_search_answers_under_the_strict_policy(admin_client, mod
         "?e=1",
         "?o=x",
         "?p=x",
+        "?event=x",
+        "?event=99999999999999999999",
+        "?state=%00",
     ]
     for query in ["", "?q=a", "?o=1", *odd]:
         page = admin_client.get(listing + query, follow=True)

@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from analytics.models import Conflict, Scan
+from analytics.models import Scan
 from tests.factories import admit as admit_at
 from tests.factories import attempt, client_who_may, issue, make_device, make_open_event
 from tests.test_tickets_admin import EVENT, add
@@ -309,31 +309,6 @@ def test_only_who_may_make_a_supervisors_device_enrols_one(event):
 
     assert "enrolled by somebody who may make one" in refused.content.decode()
     assert "#enrol=" in granted.content.decode()
-
-
-def conflict(event, **fields):
-    return Conflict.objects.create(
-        event_id=event.id, scan_id=1, ticket_id=2, reason="void", noticed_at=timezone.now(), **fields
-    )
-
-
-def test_a_conflict_is_signed_off_with_a_note_once(admin_client, event):
-    row = conflict(event)
-    change = reverse("admin:analytics_conflict_change", args=[row.id])
-
-    looked = client_who_may("view_conflict").post(change, {"note": "Nobody"})
-    empty = admin_client.post(change, {"note": ""})
-    admin_client.post(change, {"note": "Twins"})
-    late = admin_client.post(change, {"note": "Other"})
-
-    row.refresh_from_db()
-    assert looked.status_code == 403
-    assert list(empty.context["adminform"].form.errors) == ["note"]
-    assert (row.note, row.signed_off_by, row.signed_off_at is not None) == ("Twins", "admin", True)
-    assert late.status_code in {200, 302}
-    listing = reverse("admin:analytics_conflict_changelist")
-    assert admin_client.get(listing + "?signed_off_at__isempty=1").status_code == 200
-    assert admin_client.post(reverse("admin:analytics_conflict_delete", args=[row.id])).status_code == 403
 
 
 def test_kinds_keep_their_names_in_the_admin(admin_client, event):

@@ -13,12 +13,16 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
 
-from analytics.models import Scan
+from analytics.models import Conflict, Scan
 from core.admin import CarefulAdmin
+from tickets.conflict_admin import ConflictAdmin
 from tickets.models import Device, Event, Gate, Kind, ServiceToken, Ticket, validate_time_zone
+from tickets.scan_admin import ScanAdmin
 from tickets.ticket_admin import TicketAdmin
 from tickets.token_admin import DeviceAdmin, ServiceTokenAdmin
 
+admin.site.register(Scan, ScanAdmin)
+admin.site.register(Conflict, ConflictAdmin)
 admin.site.register(Device, DeviceAdmin)
 admin.site.register(ServiceToken, ServiceTokenAdmin)
 admin.site.register(Ticket, TicketAdmin)

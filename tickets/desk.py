@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
@@ -15,45 +14,12 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
 
-from analytics.models import Direction, Scan, Verdict
-from core import db
 from core.errors import QrsiteError
-from tickets import admission, issuing, judging, lifecycle, queries
-from tickets.models import Gate, Ticket, validate_line
+from tickets import check_in, lifecycle
+from tickets.models import Ticket
 from tickets.story import story_of
 
 MAY_CHECK_IN, MAY_FORCE = "tickets.check_in_ticket", "tickets.force_admission"
-
-
-class Foreseen(NamedTuple):
-    """What a gate would say now."""
-
-    gate_id: int
-    gate: str
-    words: str
-    is_admitted: bool
-
-
-class CheckInForm(forms.Form):
-    """Let a holder in or out by hand. The nonce makes of two clicks one scan."""
-
-    gate = forms.ModelChoiceField(Gate.objects.none(), empty_label=None)
-    direction = forms.ChoiceField(choices=Direction.choices)
-    force_reason = forms.CharField(
-        max_length=200,
-        required=False,
-        label="Admit in spite of a refusal, because",
-        validators=[validate_line],
-        help_text="Only where it has to be: it is kept in the log with your name.",
-    )
-    nonce = forms.UUIDField(widget=forms.HiddenInput)
-
-    def __init__(self, *args: Any, ticket: Ticket, may_force: bool, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        gates: Any = self.fields["gate"]
-        gates.queryset = Gate.objects.filter(event_id=ticket.event_id)
-        if not may_force:
-            del self.fields["force_reason"]
 
 
 class TransferForm(forms.ModelForm):
@@ -88,29 +54,29 @@ class Desk(admin.ModelAdmin):
         if nonce := request.POST.get("take_back"):
             return self._take_back(request, ticket, nonce)
         now = timezone.now()
-        foresight = _foresight(ticket, now)
+        foresight = check_in.foresight(ticket, now)
         admitting = next((answer.gate_id for answer in foresight if answer.is_admitted), None)
-        form = CheckInForm(
+        form = check_in.CheckInForm(
             request.POST or None,
             initial={"nonce": uuid.uuid4(), "gate": admitting},
             ticket=ticket,
             may_force=request.user.has_perm(MAY_FORCE),
         )
         if request.method == "POST" and form.is_valid():
-            outcome = _check_in(ticket, form.cleaned_data, request.user, now)
-            level = messages.SUCCESS if _is_admitted(outcome) else messages.ERROR
-            self.message_user(request, f"{ticket.holder}: {_words(outcome)}", level)
+            outcome = check_in.record(ticket, form.cleaned_data, request.user, now)
+            level = messages.SUCCESS if check_in.is_admitted(outcome) else messages.ERROR
+            self.message_user(request, f"{ticket.holder}: {check_in.words(outcome)}", level)
             return self._back(request, ticket)
         context = {
             "foresight": foresight,
             "lacks_gates": not foresight,
-            "last": _last_by_hand(ticket, now),
+            "last": check_in.last_by_hand(ticket, now),
         }
         return self._page(request, ticket, form, "Check in by hand", context)
 
     def _take_back(self, request: HttpRequest, ticket: Ticket, nonce: str) -> HttpResponse:
         now = timezone.now()
-        last = _last_by_hand(ticket, now)
+        last = check_in.last_by_hand(ticket, now)
         try:
             if last is None or last.nonce != nonce:
                 raise lifecycle.NotAnnullable("There is nothing here that can be taken back.")
@@ -192,70 +158,3 @@ class Desk(admin.ModelAdmin):
             **context,
         }
         return TemplateResponse(request, "admin/tickets/ticket/desk.html", context)
-
-
-def _last_by_hand(ticket: Ticket, now: datetime) -> Scan | None:
-    """Return the last check-in by hand that can still be taken back."""
-    return (
-        Scan.objects.filter(
-            event_id=ticket.event_id,
-            ticket_id=ticket.id,
-            device_id=None,
-            verdict=Verdict.ADMITTED,
-            annulled_at=None,
-            recorded_at__gte=now - lifecycle.ANNULLED_WITHIN,
-        )
-        .order_by("-happened_at")
-        .first()
-    )
-
-
-def _attempt(ticket: Ticket, gate_id: int, now: datetime, **more: Any) -> judging.Scan:
-    return judging.Scan(
-        code=issuing.code_of(event_id=ticket.event_id, ticket_id=ticket.id),
-        nonce=more.pop("nonce", f"rehearsal-{uuid.uuid4()}"),
-        scanned_at=now,
-        direction=more.pop("direction", Direction.ENTRY),
-        gate_id=gate_id,
-        **more,
-    )
-
-
-def _check_in(ticket: Ticket, sent: dict[str, Any], user: Any, now: datetime) -> admission.Outcome:
-    with db.begin() as conn:
-        rules = queries.event_rules(conn, event_id=ticket.event_id)
-    scan = _attempt(
-        ticket,
-        sent["gate"].id,
-        now,
-        nonce=f"by-hand-{sent['nonce']}",
-        direction=Direction(sent["direction"]),
-        user_id=user.pk,
-        force_reason=sent.get("force_reason") or None,
-    )
-    [outcome] = admission.admit(rules=rules, scans=[scan], now=now)
-    return outcome
-
-
-def _is_admitted(outcome: admission.Outcome) -> bool:
-    return isinstance(outcome, admission.Answer) and outcome.stored.reason is None
-
-
-def _words(outcome: admission.Outcome) -> str:
-    if isinstance(outcome, admission.NonceReused):
-        return "nothing was done, for this form had been sent before. Fill in a new one."
-    if isinstance(outcome, admission.ScanAnnulled):
-        return "nothing was done, for this check-in was taken back. Fill in a new form."
-    return outcome.message
-
-
-def _foresight(ticket: Ticket, now: datetime) -> list[Foreseen]:
-    """Return what each gate would say of an entry now."""
-    foreseen = []
-    with db.begin() as conn:
-        rules = queries.event_rules(conn, event_id=ticket.event_id)
-        for gate_id, gate in sorted(rules.gates.items()):
-            attempt = _attempt(ticket, gate_id, now, user_id=0)
-            outcome = admission.rehearse(rules=rules, scan=attempt, now=now)
-            foreseen.append(Foreseen(gate_id, gate.name, _words(outcome), _is_admitted(outcome)))
-    return foreseen

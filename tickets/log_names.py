@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 
 from django.contrib.auth import get_user_model
 
@@ -33,7 +34,11 @@ class Names:
         """Name the device, or the person who checked in by hand."""
         return str(self._devices.get(scan.device_id or 0) or self._people.get(scan.user_id or 0) or "")
 
-    def at(self, scan: Scan) -> str:
-        """Write when it happened, as the venue's clocks show it."""
-        event = self._events.get(scan.event_id)
-        return event.local(scan.happened_at) if event else f"{scan.happened_at:%a %d %b %Y, %H:%M} UTC"
+    def local(self, scan: Scan, when: datetime) -> str:
+        """Write a moment as the clocks of the scan's venue show it."""
+        return local(self._events.get(scan.event_id), when)
+
+
+def local(event: Event | None, when: datetime) -> str:
+    """Write a moment as the venue's clocks show it; where its event is gone, in UTC."""
+    return event.local(when) if event else f"{when:%a %d %b %Y, %H:%M} UTC"
