@@ -2,7 +2,6 @@
 
 import re
 import uuid
-from datetime import timedelta
 
 import pytest
 from django.test import Client
@@ -309,13 +308,3 @@ def test_only_who_may_make_a_supervisors_device_enrols_one(event):
 
     assert "enrolled by somebody who may make one" in refused.content.decode()
     assert "#enrol=" in granted.content.decode()
-
-
-def test_kinds_keep_their_names_in_the_admin(admin_client, event):
-    kind = Kind.objects.create(event=event, name="VIP")
-    change = reverse("admin:tickets_event_change", args=[event.id])
-    form = admin_client.get(change).context["inline_admin_formsets"][0].formset
-
-    assert form.forms[0].fields["name"].disabled
-    assert kind.admits_from is None
-    assert timedelta(0) < event.ends_at - event.doors_at

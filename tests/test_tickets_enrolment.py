@@ -277,7 +277,7 @@ def test_a_revoked_device_gets_no_qr(admin_client, device):
 def test_looking_at_the_address_makes_no_secret_and_an_unknown_device_is_said_so(admin_client, device):
     address = reverse("admin:tickets_device_enrol", args=[device.id])
 
-    assert admin_client.get(address).status_code == 405
+    assert admin_client.get(address).status_code == 302
     nobody = admin_client.post(reverse("admin:tickets_device_enrol", args=[device.id + 1]), follow=True)
     assert "Choose 1 to 100 devices." in nobody.content.decode()
     assert not Enrolment.objects.exists()

@@ -28,7 +28,15 @@ from hypothesis import strategies as st
 from qrsite import asgi
 from tests.factories import NOW, client_who_may, make_event
 from tickets import import_files, importing, issuing
-from tickets.csv_rows import MAX_ROW_CHARS, NOT_UTF8, TOO_LONG, WRONG_QUOTES, FileRefused, RowError
+from tickets.csv_rows import (
+    MAX_ROW_CHARS,
+    NOT_CLOSED,
+    NOT_UTF8,
+    TOO_LONG,
+    WRONG_QUOTES,
+    FileRefused,
+    RowError,
+)
 from tickets.import_admin import ImportAdmin
 from tickets.models import Kind, Ticket
 
@@ -130,7 +138,15 @@ def test_lines_are_counted_as_an_editor_counts_them():
 
 
 def test_one_row_can_have_several_errors():
-    assert [error.column for error in errors(HEADER + b",x,,\n")] == ["holder", "email"]
+    found, _ = checked(HEADER + b",x,vpi,\n", kinds=["vip"])
+
+    assert [error.column for error in found.first_errors] == ["holder", "email", "kind"]
+
+
+def test_a_quote_that_is_not_closed_is_said_of_the_row_where_it_began():
+    found = errors(HEADER + b'"Ada,,,\n"Bob",,,\nCy,,,\n')
+
+    assert found == [RowError(2, "", NOT_CLOSED.format(3))]
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+49 30 123", "-1", "@SUM(A1)", "=HYPERLINK(1)"])
@@ -664,7 +680,7 @@ def test_the_command_says_what_it_would_do_and_does_it(csv_file):
     done = command(csv_file, "--event", event.slug)
 
     numbers = "2 rows: 2 new, 0 already issued, 0 repeated, 0 errors; … s."
-    assert [dry, done] == [(f"Would import {numbers}", ""), (f"Imported {numbers}", "")]
+    assert [dry, done] == [(f"Would import 2 tickets. {numbers}", ""), (f"Imported 2 tickets. {numbers}", "")]
     assert rows_of(event) == [ADA, ("Bob", "", "", None)]
 
 

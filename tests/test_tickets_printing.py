@@ -2,6 +2,7 @@
 
 import io
 import re
+from datetime import timedelta
 from unittest.mock import patch
 
 import pypdfium2
@@ -19,7 +20,7 @@ from core import db
 from tests.factories import NOW, issue, make_event, make_service
 from tickets import issuing, lettering, paper, printing
 from tickets.lettering import BOLD, Face
-from tickets.models import Ticket
+from tickets.models import Kind, Ticket
 
 pytestmark = pytest.mark.django_db
 
@@ -63,7 +64,7 @@ def make_tickets(event, number):
 
 def printed(tickets, layout="pages"):
     file = io.BytesIO()
-    paper.write(file, [printing._printed(ticket) for ticket in tickets], layout)
+    paper.write(file, printing._printed(tickets), layout)
     return file.getvalue()
 
 
@@ -129,6 +130,24 @@ def test_every_card_of_a_sheet_is_read(event):
     for ticket in tickets:
         [text] = [text for text in sheet.texts if str(ticket.id) in text]
         assert f"Doors Fri 12 Jun 2026, 20:30 {ticket.holder} standard" in text
+
+
+@pytest.mark.parametrize(
+    ("times", "shown"),
+    [
+        ({"admits_from": NOW - timedelta(hours=3)}, "Fri 12 Jun 2026, 18:30"),
+        ({"admits_until": NOW}, "Fri 12 Jun 2026, 20:30 until Fri 12 Jun 2026, 21:30"),
+    ],
+)
+def test_a_kind_with_times_of_its_own_has_them_on_its_tickets(event, times, shown):
+    Kind.objects.create(event=event, name="vip", **times)
+
+    ticket = make_ticket(event)
+
+    [page], [cards] = (Viewer(printed([ticket], layout)).texts for layout in LAYOUTS)
+
+    assert f"Doors open {shown} Kind vip" in page
+    assert f"Doors {shown} Ada Lovelace vip" in cards
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

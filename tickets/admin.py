@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.db.models import ManyToManyField
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -16,6 +17,7 @@ from django.utils import timezone
 from analytics.models import Conflict, Scan
 from core.admin import CarefulAdmin
 from tickets.conflict_admin import ConflictAdmin
+from tickets.kind_admin import KindInline
 from tickets.models import Device, Event, Gate, Kind, ServiceToken, Ticket, validate_time_zone
 from tickets.scan_admin import ScanAdmin
 from tickets.ticket_admin import TicketAdmin
@@ -38,23 +40,6 @@ class GateInline(admin.TabularInline):
     show_change_link = True
 
 
-class KindForm(forms.ModelForm):
-    """A kind of ticket; its name stays, for tickets carry it."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["name"].disabled = self.instance.pk is not None
-
-
-class KindInline(admin.TabularInline):
-    """Kinds of tickets beside their event."""
-
-    model = Kind
-    form = KindForm
-    extra = 0
-    can_delete = False
-
-
 @admin.register(Event)
 class EventAdmin(CarefulAdmin):
     """Events with their gates; their times are those of the venue."""
@@ -63,6 +48,9 @@ class EventAdmin(CarefulAdmin):
     search_fields = ("name", "slug")
     prepopulated_fields = {"slug": ("name",)}
     inlines = (KindInline, GateInline)
+
+    class Media:
+        css = {"all": ("tickets/admin.css",)}
 
     def changeform_view(
         self,
@@ -83,6 +71,22 @@ class EventAdmin(CarefulAdmin):
         return (
             obj is not None and super().has_delete_permission(request, obj) and _has_no_scans(event_id=obj.id)
         )
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """Let the kinds go with their event: what keeps it are tickets and gates."""
+        kinds = Kind.objects.filter(event__in=objs)
+        names = [f"Ticket kind: {kind}" for kind in kinds]
+        with transaction.atomic():
+            kinds.delete()
+            to_delete, counts, lacking, kept = super().get_deleted_objects(objs, request)
+            transaction.set_rollback(True)
+        return [*to_delete, *names], counts, lacking, kept
+
+    def delete_model(self, request: HttpRequest, obj: Event) -> None:
+        """Delete the event with its kinds."""
+        with transaction.atomic():
+            obj.kind_set.all().delete()
+            super().delete_model(request, obj)
 
     @admin.display(description="doors open", ordering="doors_at")
     def doors(self, event: Event) -> str:

@@ -17,6 +17,7 @@ MAX_ROW_CHARS = 10_000
 
 TOO_LONG = f'The row is longer than {MAX_ROW_CHARS:,} characters: is a quote (") not closed?'
 WRONG_QUOTES = 'Quotes (") stand around a whole field; within it, write "" for one.'
+NOT_CLOSED = 'Is a quote (") of this row not closed? It was read as one row with all up to line {}.'
 NOT_UTF8 = "This is not UTF-8: save the file as “CSV UTF-8”."
 
 
@@ -100,7 +101,8 @@ def _rows(lines: _Lines) -> Iterator[Row | RowError]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield RowError(line, "", TOO_LONG if str(error) == TOO_LONG else WRONG_QUOTES)
+            swallowed = NOT_CLOSED.format(lines.number) if lines.number > line else WRONG_QUOTES
+            yield RowError(line, "", TOO_LONG if str(error) == TOO_LONG else swallowed)
             continue
         if not "".join(cells).strip(" "):
             continue

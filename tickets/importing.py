@@ -121,18 +121,19 @@ def _wish(row: Row | RowError, kinds: Collection[str], found: Checked) -> issuin
     if isinstance(row, RowError):
         found.refuse(row)
         return None
+    problems = {}
+    try:
+        issuing.check_kinds([row.cells.get("kind", "").strip()], kinds)
+    except issuing.UnknownKind as error:
+        problems["kind"] = str(error)
     try:
         item = TicketIn(**{name: cell for name, cell in row.cells.items() if cell.strip(" ")})
-        issuing.check_kinds([item.kind], kinds)
-    except issuing.UnknownKind as error:
-        found.refuse(RowError(row.line, "kind", str(error)))
-        return None
     except ValidationError as error:
         for problem in error.errors(include_url=False, include_context=False, include_input=False):
-            message = problem["msg"].removeprefix("Value error, ")
-            found.refuse(RowError(row.line, str(problem["loc"][0]), message))
-        return None
-    return issuing.Wish(item.holder, item.email or "", item.kind, item.reference)
+            problems[str(problem["loc"][0])] = problem["msg"].removeprefix("Value error, ")
+    for column in sorted(problems, key=csv_rows.COLUMNS.index):
+        found.refuse(RowError(row.line, column, problems[column]))
+    return None if problems else issuing.Wish(item.holder, item.email or "", item.kind, item.reference)
 
 
 def _is_first(wish: issuing.Wish, seen: dict[int, int], line: int, found: Checked) -> bool:

@@ -17,7 +17,7 @@ from django.http import FileResponse
 from core import db
 from core.errors import QrsiteError
 from tickets import issuing
-from tickets.models import Ticket
+from tickets.models import Kind, Ticket
 from tickets.paper import Layout, Printed
 
 TICKETS_MAX = 1000
@@ -57,7 +57,7 @@ def answer(tickets: Sequence[Ticket], layout: Layout) -> FileResponse:
         TicketNotValid, TooManyTickets, PrinterBusy: nothing was printed.
     """
     _check(tickets)
-    printed = [_printed(ticket) for ticket in tickets]
+    printed = _printed(tickets)
     db.orm().give_back_if_idle()
     with ExitStack() as on_failure:
         file = on_failure.enter_context(TemporaryFile())
@@ -80,17 +80,28 @@ def _check(tickets: Sequence[Ticket]) -> None:
     if refused:
         names = ", ".join(f"{ticket.holder} ({ticket.id})" for ticket in refused[:NAMED_MAX])
         more = f" and {len(refused) - NAMED_MAX} more" if len(refused) > NAMED_MAX else ""
+        how = " Choose among those of the state “valid”, which leaves them out." if len(tickets) > 1 else ""
         raise TicketNotValid(
-            f"Nothing was printed, because a void or transferred ticket is refused at the gate: {names}{more}."
+            f"Nothing was printed, because a void or transferred ticket is refused at the gate: {names}{more}.{how}"
         )
 
 
-def _printed(ticket: Ticket) -> Printed:
+def _printed(tickets: Sequence[Ticket]) -> list[Printed]:
+    """Return what is printed of each; some kinds are admitted at times of their own."""
+    found = Kind.objects.filter(event_id__in={ticket.event_id for ticket in tickets})
+    kinds = {(kind.event_id, kind.name): kind for kind in found}
+    return [_texts(ticket, kinds.get((ticket.event_id, ticket.kind))) for ticket in tickets]
+
+
+def _texts(ticket: Ticket, kind: Kind | None) -> Printed:
     event = ticket.event
+    opens = event.local((kind and kind.admits_from) or event.doors_at)
+    if kind and kind.admits_until:
+        opens += f" until {event.local(kind.admits_until)}"
     return Printed(
         event=event.name,
         starts=event.local(event.starts_at),
-        doors=event.local(event.doors_at),
+        doors=opens,
         holder=ticket.holder,
         kind=ticket.kind,
         reference=ticket.reference or "",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django import forms
 from django.contrib import admin, messages
-from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import FileResponse, HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -20,43 +18,36 @@ from tickets.desk import Desk
 from tickets.import_admin import ImportAdmin
 from tickets.models import Ticket
 from tickets.paper import Layout
+from tickets.ticket_form import TicketForm
+from tickets.ticket_lists import KindFilter, StateFilter, state_of
 from tickets.void_admin import VoidAdmin
-
-
-class TicketForm(forms.ModelForm):
-    """A ticket; its reference is looked at even where its event can't be changed."""
-
-    def clean_reference(self) -> str | None:
-        """Store "no reference" as NULL: empty text could stand only once."""
-        reference: str | None = self.cleaned_data["reference"] or None
-        others = Ticket.objects.filter(event_id=self.instance.event_id, reference=reference)
-        if self.instance.event_id and reference and others.exclude(id=self.instance.id).exists():
-            raise ValidationError("Another ticket of this event has this reference.")
-        return reference
 
 
 class TicketAdmin(Desk, VoidAdmin, ImportAdmin):
     """Tickets: issued and voided here, admitted at the gate."""
 
     form = TicketForm
-    list_display = ("holder", "event", "kind", "reference", "state", "issued_at")
+    list_display = ("holder", "event", "kind", "reference", "state", "issued")
     list_select_related = ("event",)
-    list_filter = ("event",)
+    list_filter = ("event", StateFilter, KindFilter)
     search_fields = ("holder", "email", "reference", "=id")
     list_per_page = 50
     show_full_result_count = False
     actions = ("print_pages", "print_cards", "void")
 
+    class Media:
+        css = {"all": ("tickets/admin.css",)}
+
     def get_readonly_fields(self, request: HttpRequest, obj: Ticket | None = None) -> tuple[str, ...]:
         """Keep a ticket with its event, which its code names, and with its kind, which is counted."""
-        return ("event", "kind", "id", "state", "issued_at", "qr") if obj else ()
+        return ("event", "kind", "id", "state", "issued", "qr") if obj else ()
 
     def has_delete_permission(self, request: HttpRequest, obj: Ticket | None = None) -> bool:
         """Tickets are voided: their scans stay."""
         return False
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Say why a ticket can't be issued, instead of failing."""
+        """Say why a ticket can't be issued, where another took the last place since the form was looked at."""
         try:
             return super().changeform_view(request, *args, **kwargs)
         except (issuing.CapacityExceeded, issuing.UnknownKind) as error:
@@ -74,13 +65,12 @@ class TicketAdmin(Desk, VoidAdmin, ImportAdmin):
     @admin.display
     def state(self, ticket: Ticket) -> str:
         """Say in a word what the gate would make of it."""
-        if ticket.voided_at:
-            return "void"
-        if ticket.transferred_at:
-            return "transferred"
-        if ticket.admitted_at:
-            return "inside" if ticket.inside else "left"
-        return "issued"
+        return state_of(ticket)
+
+    @admin.display(ordering="issued_at")
+    def issued(self, ticket: Ticket) -> str:
+        """Show a time of the venue."""
+        return ticket.event.local(ticket.issued_at)
 
     @admin.display(description="QR")
     def qr(self, ticket: Ticket) -> str:

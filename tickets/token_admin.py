@@ -9,18 +9,17 @@ import segno
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import ForeignKey, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.html import format_html
-from django.views.decorators.http import require_POST
 
 from core.admin import CarefulAdmin
 from tickets import enrolment
-from tickets.models import SCOPES, Device, Event, ServiceToken
+from tickets.models import SCOPES, Device, Event, Gate, ServiceToken
 from tickets.tokens import DEVICE_PREFIX, SERVICE_PREFIX, new_token, token_hash
 
 GATE_PAGE = "/gate/"
@@ -62,6 +61,14 @@ class TokenAdmin(CarefulAdmin):
         return obj.revoked_at is None
 
 
+class GateChoice(forms.ModelChoiceField):
+    """Gates by name and event."""
+
+    def label_from_instance(self, gate: Any) -> str:
+        """Name a gate."""
+        return f"{gate.name}, {gate.event}"
+
+
 class DeviceAdmin(TokenAdmin):
     """Scanners, each at one gate."""
 
@@ -78,15 +85,24 @@ class DeviceAdmin(TokenAdmin):
         more = [] if request.user.has_perm(MAY_GRANT) else ["is_supervisor"]
         return [*self.readonly_fields, *more]
 
+    def formfield_for_foreignkey(
+        self, db_field: ForeignKey[Any, Any], request: HttpRequest, **kwargs: Any
+    ) -> Any:
+        """Offer gates with their events: many events have a Main gate."""
+        gates = Gate.objects.select_related("event").order_by("-event__starts_at", "event__name", "name")
+        return GateChoice(gates)
+
     def get_urls(self) -> list[URLPattern]:
         """Add the button of a device's page."""
-        view = self.admin_site.admin_view(require_POST(self.enrol_view))
+        view = self.admin_site.admin_view(self.enrol_view)
         return [path("<int:device_id>/enrol/", view, name="tickets_device_enrol"), *super().get_urls()]
 
     def enrol_view(self, request: HttpRequest, device_id: int) -> HttpResponse:
         """Show the QR of one device."""
         if not self.has_change_permission(request):
             raise PermissionDenied
+        if request.method != "POST":  # who had to log in between comes by GET
+            return redirect("admin:tickets_device_change", device_id)
         page = self.enrol(request, self.get_queryset(request).filter(id=device_id))
         return page or redirect("admin:tickets_device_changelist")
 

@@ -80,7 +80,7 @@ class Command(BaseCommand):
         if checked.errors or outcome.refused:
             raise CommandError(f"Nothing imported. {numbers}. {outcome.refused}".rstrip())
         done = "Would import" if dry_run else "Imported"
-        self.stdout.write(f"{done} {numbers}; {time.monotonic() - start_s:.1f} s.")
+        self.stdout.write(f"{done} {outcome.new:,} tickets. {numbers}; {time.monotonic() - start_s:.1f} s.")
 
     def _show(self, words: str) -> None:
         """Tell a person who watches how far it is."""
