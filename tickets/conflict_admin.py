@@ -28,7 +28,9 @@ class Facts(NamedTuple):
 
     event: Event | None
     holder: str
+    let_in_at: str
     let_in: str
+    other_at: str
     other: str
     apart: str
 
@@ -52,7 +54,7 @@ class StateFilter(admin.SimpleListFilter):
 class ConflictAdmin(LedgerAdmin):
     """Whom a device let in offline and should not have; somebody looks into it and signs it off with a note."""
 
-    list_display = ("noticed", "event", "holder", "why", "let_in", "other", "apart", "signed_off")
+    list_display = ("noticed", "event", "holder", "reason", "let_in_at", "other_at", "apart", "signed_off")
     list_filter = (StateFilter, EventFilter, ReasonFilter)
     search_fields = ("=ticket_id",)
     fields = ("event", "ticket", "why", "let_in", "other", "apart", "noticed", "signed_off", "note")
@@ -133,10 +135,20 @@ class ConflictAdmin(LedgerAdmin):
         """Lead to all that happened to the ticket."""
         return history_link(conflict.ticket_id, f"{conflict.facts.holder} ({conflict.ticket_id})")
 
-    @admin.display(description="should have been refused", ordering="reason")
+    @admin.display(description="should have been refused")
     def why(self, conflict: Any) -> str:
         """Say why."""
         return str(MESSAGES.get(conflict.reason, conflict.reason))
+
+    @admin.display(description="let in")
+    def let_in_at(self, conflict: Any) -> str:
+        """Say where and by which device."""
+        return str(conflict.facts.let_in_at)
+
+    @admin.display(description="other entry")
+    def other_at(self, conflict: Any) -> str:
+        """Say the same of another entry with the ticket."""
+        return str(conflict.facts.other_at)
 
     @admin.display(description="let in")
     def let_in(self, conflict: Any) -> str:
@@ -176,14 +188,18 @@ def _facts_of(conflicts: Sequence[Conflict]) -> dict[int, Facts]:
         facts[row.id] = Facts(
             event=events.get(row.event_id),
             holder=holders.get(row.ticket_id, ""),
+            let_in_at=_place(scan, names),
             let_in=_told(scan, names),
+            other_at=_place(other, names),
             other=_told(other, names),
             apart=NONE if apart is None else f"{apart:.1f}",
         )
     return facts
 
 
+def _place(scan: Scan | None, names: Names) -> str:
+    return f"{names.gate(scan)}, {names.who(scan)}" if scan else NONE
+
+
 def _told(scan: Scan | None, names: Names) -> str:
-    if scan is None:
-        return NONE
-    return f"{names.gate(scan)}, {names.who(scan)}, {names.local(scan, scan.happened_at)}"
+    return f"{_place(scan, names)}, {names.local(scan, scan.happened_at)}" if scan else NONE

@@ -66,6 +66,9 @@ class LedgerAdmin(CarefulAdmin):
     list_per_page = 50
     show_full_result_count = False
 
+    class Media:
+        css = {"all": ("tickets/admin.css",)}
+
     def look_up(self, rows: Sequence[Any]) -> None:
         """Give each row what its columns need that is not in it."""
         raise NotImplementedError
