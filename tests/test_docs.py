@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from django.apps import apps
 from django.core.management import get_commands
 
 from core.purpose import PURPOSES
@@ -113,6 +114,23 @@ def test_the_errors_of_printing_are_those_of_the_code():
     errors = [printing.TicketNotValid, printing.TooManyTickets, printing.PrinterBusy]
 
     assert table == [(error.code, str(error.status)) for error in errors]
+
+
+def test_the_table_of_permissions_names_ours_and_only_such_as_there_are():
+    page = (ROOT / "docs/organising.md").read_text()
+    named = re.findall(
+        r"^\| `(\w+\.\w+)` \|", page.partition("## Permissions")[2].partition("\n## ")[0], re.MULTILINE
+    )
+    ours, all_of_them = set(), set()
+    for model in apps.get_models():
+        options = model._meta
+        made = {f"{word}_{options.model_name}" for word in options.default_permissions}
+        own = {codename for codename, _ in options.permissions}
+        ours |= {f"{options.app_label}.{codename}" for codename in own}
+        all_of_them |= {f"{options.app_label}.{codename}" for codename in made | own}
+
+    assert set(named[: len(ours)]) == ours
+    assert set(named) <= all_of_them
 
 
 def test_every_decision_has_its_number_and_its_parts():
