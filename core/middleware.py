@@ -23,7 +23,8 @@ POLICY = (
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
-PURPOSE_OF = {"/api/v1/scans": SCAN, "/admin/": ADMIN, "/metrics": HEALTH}  # everything else: WEB
+# By method ("" is any) and beginning of the path; everything else, reading the log of scans too, is WEB.
+PURPOSE_OF = (("POST", "/api/v1/scans", SCAN), ("", "/admin/", ADMIN), ("", "/metrics", HEALTH))
 
 
 class ResponseHeaders:
@@ -49,8 +50,16 @@ class EnterPurpose:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         path = request.path_info
-        item = next((item for prefix, item in PURPOSE_OF.items() if path.startswith(prefix)), WEB)
-        with entering(item, f"{request.method} {quote(path[:80])}"):
+        label = f"{request.method} {quote(path[:80])}"
+        item = next(
+            (
+                item
+                for method, prefix, item in PURPOSE_OF
+                if label.startswith(method) and path.startswith(prefix)
+            ),
+            WEB,
+        )
+        with entering(item, label):
             return self.get_response(request)
 
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from core.errors import RETRY_AFTER_S, TRY_AGAIN
 from tickets.lane import Lane
-from tickets.schemas import ScanIn
+from tickets.scan_schemas import ScanIn
 from tickets.tokens import DEVICE_PREFIX, token_hash
 
 PATH = "/api/v1/scans"

@@ -4,6 +4,7 @@ from django.test import Client
 
 from core import db, pool
 from tests import contract
+from tests.factories import issue, make_device, make_event
 from tests.fake_driver import Driver
 
 
@@ -74,3 +75,18 @@ def either_layout(request, db):
                         f"FOR VALUES WITH (MODULUS 4, REMAINDER {part})"
                     )
     return request.param
+
+
+@pytest.fixture
+def event(either_layout):
+    return make_event()
+
+
+@pytest.fixture
+def device(event):
+    return make_device(event)[0]
+
+
+@pytest.fixture
+def ticket(event):
+    return issue(event)[0]

@@ -8,8 +8,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from analytics.models import Direction
-from core import db
-from tickets import admission, issuing, judging, queries
+from tickets import admission, issuing, judging
 from tickets.models import Device, Event, Gate, ServiceToken
 from tickets.rules import EventRules
 from tickets.tokens import DEVICE_PREFIX, SERVICE_PREFIX, new_token, token_hash
@@ -84,8 +83,7 @@ def attempt(
 
 
 def rules_of(event: Event) -> EventRules:
-    with db.begin() as conn:
-        return queries.event_rules(conn, event_id=event.id)
+    return admission.rules_of(event.id)
 
 
 def admit(device: Device, *scans: judging.Scan, now: datetime = NOW) -> list[Any]:

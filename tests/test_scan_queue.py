@@ -7,8 +7,9 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.utils import timezone
 
+from analytics import queries as log
 from analytics.models import Conflict, Direction, Scan
-from core import db
+from core import db, purpose
 from tests.factories import (
     admit,
     attempt,
@@ -418,6 +419,23 @@ def test_whoever_checked_in_by_hand_is_named_in_the_log_and_in_conflicts(
         None,
         "grace",
     )
+
+
+def test_who_reads_the_log_takes_no_connection_that_gates_are_guaranteed(event, office, north, monkeypatch):
+    served_as = []
+    page, admit_them = log.scan_page, admission.admit
+    monkeypatch.setattr(
+        log, "scan_page", lambda *a, **k: served_as.append(purpose.current()) or page(*a, **k)
+    )
+    monkeypatch.setattr(
+        admission, "admit", lambda **k: served_as.append(purpose.current()) or admit_them(**k)
+    )
+
+    office.get(f"/api/v1/scans?event={event.slug}")
+    north.post("/api/v1/scans", {"code": "x", "nonce": "a"})
+    send(north, offline("x", "b"))
+
+    assert served_as == [purpose.WEB, purpose.SCAN, purpose.SCAN]
 
 
 @pytest.mark.parametrize(

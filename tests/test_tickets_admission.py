@@ -21,21 +21,6 @@ from tickets.rules import MESSAGES, REASONS, RULES
 ENTRY, EXIT = Direction.ENTRY, Direction.EXIT
 
 
-@pytest.fixture
-def event(either_layout):
-    return make_event()
-
-
-@pytest.fixture
-def device(event):
-    return make_device(event)[0]
-
-
-@pytest.fixture
-def ticket(event):
-    return issue(event)[0]
-
-
 def log():
     return list(
         Scan.objects.order_by("id").values_list(

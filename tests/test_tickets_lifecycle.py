@@ -23,21 +23,6 @@ ENTRY, EXIT = Direction.ENTRY, Direction.EXIT
 SOON = NOW + timedelta(minutes=1)
 
 
-@pytest.fixture
-def event(either_layout):
-    return make_event()
-
-
-@pytest.fixture
-def device(event):
-    return make_device(event)[0]
-
-
-@pytest.fixture
-def ticket(event):
-    return issue(event)[0]
-
-
 def pass_on(ticket_id, *, holder="Grace", email="", reference=None):
     return lifecycle.transfer(
         ticket_id=ticket_id, holder=holder, email=email, reference=reference, by="service Shop", now=NOW

@@ -16,21 +16,6 @@ from tickets.rules import REASONS, RULES, Case, EventRules, GateRules, KindRules
 ENTRY, EXIT = Direction.ENTRY, Direction.EXIT
 
 
-@pytest.fixture
-def event(either_layout):
-    return make_event()
-
-
-@pytest.fixture
-def device(event):
-    return make_device(event)[0]
-
-
-@pytest.fixture
-def ticket(event):
-    return issue(event)[0]
-
-
 def walk(device, ticket, *directions):
     scans = [attempt(device, ticket.code, f"n{place}", way) for place, way in enumerate(directions)]
     return [reason for scan in scans for _, reason, _ in verdicts(admit(device, scan))]

@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import ValidationError
-from django.db import transaction
 from django.db.models import ManyToManyField
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -71,22 +70,6 @@ class EventAdmin(CarefulAdmin):
         return (
             obj is not None and super().has_delete_permission(request, obj) and _has_no_scans(event_id=obj.id)
         )
-
-    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
-        """Let the kinds go with their event: what keeps it are tickets and gates."""
-        kinds = Kind.objects.filter(event__in=objs)
-        names = [f"Ticket kind: {kind}" for kind in kinds]
-        with transaction.atomic():
-            kinds.delete()
-            to_delete, counts, lacking, kept = super().get_deleted_objects(objs, request)
-            transaction.set_rollback(True)
-        return [*to_delete, *names], counts, lacking, kept
-
-    def delete_model(self, request: HttpRequest, obj: Event) -> None:
-        """Delete the event with its kinds."""
-        with transaction.atomic():
-            obj.kind_set.all().delete()
-            super().delete_model(request, obj)
 
     @admin.display(description="doors open", ordering="doors_at")
     def doors(self, event: Event) -> str:

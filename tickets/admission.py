@@ -54,6 +54,12 @@ class _NonceTaken(Exception):
     """A nonce of ours was answered before, or by another transaction while we judged."""
 
 
+def rules_of(event_id: int) -> EventRules:
+    """Return what decides about an event's tickets at this moment."""
+    with db.begin() as conn:
+        return queries.event_rules(conn, event_id=event_id)
+
+
 def admit(*, rules: EventRules, scans: Sequence[Scan], now: datetime) -> list[Outcome]:
     """Judge scans of one event in the order given, record them, and return an answer for each.
 
@@ -138,7 +144,7 @@ def _judge(
 ) -> list[Judged]:
     """Judge scans whose tickets stay locked until the transaction ends."""
     refs = {ref for scan in scans if isinstance(ref := named[scan.code], codes.TicketRef)}
-    ours = {ref.ticket_id for ref in refs if ref.event_id == rules.event_id}
+    ours = _ids_of(rules.event_id, refs)
     tickets = queries.lock_tickets(conn, event_id=rules.event_id, ticket_ids=ours) if ours else {}
     offline = tickets if any(scan.happened_at for scan in scans) else ()
     passages = queries.passages(conn, event_id=rules.event_id, ticket_ids=offline) if offline else {}

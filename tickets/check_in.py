@@ -10,8 +10,10 @@ from django import forms
 
 from analytics.models import Direction, Scan, Verdict
 from core import db
-from tickets import admission, issuing, judging, lifecycle, queries
+from tickets import admission, issuing, judging, lifecycle
 from tickets.models import Gate, Ticket, validate_line
+
+NOBODY = 0  # who only looks is not recorded
 
 
 class Foreseen(NamedTuple):
@@ -61,31 +63,19 @@ def last_by_hand(ticket: Ticket, now: datetime) -> Scan | None:
     )
 
 
-def _attempt(ticket: Ticket, gate_id: int, now: datetime, **more: Any) -> judging.Scan:
-    return judging.Scan(
-        code=issuing.code_of(event_id=ticket.event_id, ticket_id=ticket.id),
-        nonce=more.pop("nonce", f"rehearsal-{uuid.uuid4()}"),
-        scanned_at=now,
-        direction=more.pop("direction", Direction.ENTRY),
-        gate_id=gate_id,
-        **more,
-    )
+def _attempt(
+    ticket: Ticket, gate_id: int, nonce: str, direction: Direction, now: datetime, user_id: int
+) -> judging.Scan:
+    code = issuing.code_of(event_id=ticket.event_id, ticket_id=ticket.id)
+    return judging.Scan(code, nonce, now, direction, gate_id, user_id=user_id)
 
 
 def record(ticket: Ticket, sent: dict[str, Any], user: Any, now: datetime) -> admission.Outcome:
     """Judge and record it; the same form again is the same scan."""
-    with db.begin() as conn:
-        rules = queries.event_rules(conn, event_id=ticket.event_id)
-    scan = _attempt(
-        ticket,
-        sent["gate"].id,
-        now,
-        nonce=f"by-hand-{sent['nonce']}",
-        direction=Direction(sent["direction"]),
-        user_id=user.pk,
-        force_reason=sent.get("force_reason") or None,
-    )
-    [outcome] = admission.admit(rules=rules, scans=[scan], now=now)
+    nonce, direction = f"by-hand-{sent['nonce']}", Direction(sent["direction"])
+    scan = _attempt(ticket, sent["gate"].id, nonce, direction, now, user.pk)
+    scan = scan._replace(force_reason=sent.get("force_reason") or None)
+    [outcome] = admission.admit(rules=admission.rules_of(ticket.event_id), scans=[scan], now=now)
     return outcome
 
 
@@ -106,10 +96,10 @@ def words(outcome: admission.Outcome) -> str:
 def foresight(ticket: Ticket, now: datetime) -> list[Foreseen]:
     """Return what each gate would say of an entry now."""
     foreseen = []
-    with db.begin() as conn:
-        rules = queries.event_rules(conn, event_id=ticket.event_id)
+    with db.begin():  # one transaction for all gates
+        rules = admission.rules_of(ticket.event_id)
         for gate_id, gate in sorted(rules.gates.items()):
-            attempt = _attempt(ticket, gate_id, now, user_id=0)
+            attempt = _attempt(ticket, gate_id, f"rehearsal-{uuid.uuid4()}", Direction.ENTRY, now, NOBODY)
             outcome = admission.rehearse(rules=rules, scan=attempt, now=now)
             foreseen.append(Foreseen(gate_id, gate.name, words(outcome), is_admitted(outcome)))
     return foreseen

@@ -76,8 +76,9 @@ def judge_in_order(
     judged = []
     for place, scan in enumerate(scans):
         ref = named[scan.code]
-        ours = isinstance(ref, codes.TicketRef) and ref.event_id == rules.event_id
-        ticket = tickets.get(ref.ticket_id) if ours and isinstance(ref, codes.TicketRef) else None
+        ticket: TicketState | None = None
+        if isinstance(ref, codes.TicketRef) and ref.event_id == rules.event_id:
+            ticket = tickets.get(ref.ticket_id)
         history = passages.get(ticket.ticket_id, []) if ticket else []
         at = (scan.happened_at or now) + place * APART
         seen = ticket

@@ -25,8 +25,8 @@ from tickets import admission, queries
 from tickets.auth import check_rate
 from tickets.judging import Scan
 from tickets.rules import EventRules
+from tickets.scan_schemas import ScanIn, scan_out
 from tickets.scanning import scan_of
-from tickets.schemas import ScanIn, scan_out
 
 log = logging.getLogger(__name__)
 

@@ -96,7 +96,7 @@ class Kind(models.Model):
     """A kind of ticket. An event without kinds takes any word for one, and makes no difference between them."""
 
     id = models.AutoField(primary_key=True)
-    event = models.ForeignKey(Event, models.PROTECT, db_constraint=False)
+    event = models.ForeignKey(Event, models.CASCADE, db_constraint=False)
     name = models.CharField(
         max_length=100, validators=[validate_line], help_text="as the tickets say it; it stays"
     )

@@ -48,7 +48,7 @@ SELECT doors_at, ends_at, time_zone, reentry
 ORDER BY name;
 
 -- name: gate_rules
--- One row per gate of the event: gate_id int, name text, kinds text[] (the only ones that it admits) or NULL (all).
+-- One row per gate of the event: gate_id int, name text, kinds varchar[] (the only ones that it admits) or NULL (all).
 -- Binds: event_id int.
 -- Index: gate's on event_id, gate_kind's on gate_id, ticket_kind_pkey.
    SELECT gate.id AS gate_id, gate.name, array_agg(kind.name) FILTER (WHERE kind.id IS NOT NULL) AS kinds

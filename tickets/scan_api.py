@@ -9,6 +9,7 @@ from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
 from ninja import Path, Router
 from pydantic import AfterValidator, Field
+from sqlalchemy import Connection
 
 from analytics import queries as log
 from analytics.models import Verdict
@@ -16,7 +17,7 @@ from core import db
 from core.errors import NotFound, raises
 from tickets import admission, lifecycle, queries, scanning
 from tickets.auth import DeviceToken, ServiceScope, StaffSession
-from tickets.schemas import (
+from tickets.scan_schemas import (
     AnnulOut,
     ConflictOut,
     ConflictPage,
@@ -61,8 +62,8 @@ def scan(request: HttpRequest, body: ScanIn, dry_run: bool = False) -> dict[str,
     device: queries.DeviceAtGate = request.auth  # type: ignore[attr-defined]
     attempt = scanning.scan_of(body, device, now)
     if dry_run:
-        return _answer(admission.rehearse(rules=_rules(device), scan=attempt, now=now))
-    [outcome] = admission.admit(rules=_rules(device), scans=[attempt], now=now)
+        return _answer(admission.rehearse(rules=admission.rules_of(device.event_id), scan=attempt, now=now))
+    [outcome] = admission.admit(rules=admission.rules_of(device.event_id), scans=[attempt], now=now)
     return _answer(outcome)
 
 
@@ -74,7 +75,11 @@ def scan_queue(request: HttpRequest, body: QueueIn, dry_run: NotDry = False) -> 
     """
     device: queries.DeviceAtGate = request.auth  # type: ignore[attr-defined]
     results, offset = scanning.judge_queue(
-        body.scans, device=device, rules=_rules(device), sent_at=body.sent_at, now=timezone.now()
+        body.scans,
+        device=device,
+        rules=admission.rules_of(device.event_id),
+        sent_at=body.sent_at,
+        now=timezone.now(),
     )
     offset_ms = None if offset is None else round(offset / timedelta(milliseconds=1))
     # As it is: to check a thousand results against the schema again takes as long as to judge them.
@@ -162,18 +167,13 @@ def sign_off_conflict(request: HttpRequest, slug: str, conflict_id: int, body: S
     return _conflict(row)
 
 
-def _rules(device: queries.DeviceAtGate) -> Any:
-    with db.begin() as conn:
-        return queries.event_rules(conn, event_id=device.event_id)
-
-
 def _answer(outcome: admission.Outcome) -> dict[str, Any]:
     if not isinstance(outcome, admission.Answer):
         raise outcome
     return scan_out(outcome)
 
 
-def _event_id(conn: Any, slug: str) -> int:
+def _event_id(conn: Connection, slug: str) -> int:
     event = log.event_by_slug(conn, slug=slug)
     if event is None:
         raise NotFound(f"There is no event {slug}.")

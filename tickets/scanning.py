@@ -16,7 +16,7 @@ from core.errors import QrsiteError, error_body, unexpected
 from tickets import admission, lifecycle, queries
 from tickets.judging import Scan
 from tickets.rules import EventRules
-from tickets.schemas import OfflineScanIn, ScanIn, scan_out
+from tickets.scan_schemas import OfflineScanIn, ScanIn, scan_out
 
 log = logging.getLogger(__name__)
 

@@ -64,7 +64,7 @@ class Migration(migrations.Migration):
                 ('capacity', models.PositiveIntegerField(blank=True, help_text='how many valid tickets of it there may be; empty = no limit', null=True)),
                 ('admits_from', models.DateTimeField(blank=True, help_text='venue time; empty: when the doors open', null=True)),
                 ('admits_until', models.DateTimeField(blank=True, help_text='venue time; empty: when the event ends', null=True)),
-                ('event', models.ForeignKey(db_constraint=False, on_delete=django.db.models.deletion.PROTECT, to='tickets.event')),
+                ('event', models.ForeignKey(db_constraint=False, on_delete=django.db.models.deletion.CASCADE, to='tickets.event')),
             ],
             options={
                 'verbose_name': 'ticket kind',
