@@ -1,8 +1,8 @@
 """A pool that is fair, hard-capped, shared by purposes and careful with a database that is away.
 
 Built on SQLAlchemy's Pool: it keeps the records, events and proxies. Used beyond its documented surface, and held by
-tests: `_do_get`, `_do_return_conn`, `_create_connection`, `_invalidate`, and of its records `fairy_ref`, `needs_gc` and
-`_is_hard_or_soft_invalidated`. It never finds `recycle` or its `_invalidate_time` set, and no record that was invalidated:
+tests: `_do_get`, `_do_return_conn`, `_create_connection`, `_invalidate`, of its connect event `_exec_once_mutex`, and of its
+records `fairy_ref`, `needs_gc` and `_is_hard_or_soft_invalidated`. It never finds `recycle` or its `_invalidate_time` set, and no record that was invalidated:
 its records would close and connect by themselves, in a slot whose last connection may still be leaving the server.
 
 Who gets a slot, and when: core/slots. Here: what is in it, from connect to close.
@@ -65,6 +65,10 @@ class FairPool(SlottedPool):
         """Forget every connection without touching it: in a forked child they are the parent's."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
+        # SQLAlchemy's, held during the first connect, and nobody here would ever release it. Where that was at work, the
+        # dialect's own questions (version, default schema) stay unasked in the child: textual SQL needs none of them.
+        on_connect: Any = self.dispatch.connect.for_modify(self.dispatch)
+        on_connect._exec_once_mutex = None
         self._idle: deque[Link] = deque()  # the last used on the right
         self._leases: dict[_ConnectionRecord, Lease] = {}
         self._turns: Turns[Link] = Turns(self._cap)

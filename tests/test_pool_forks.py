@@ -155,6 +155,49 @@ def test_p30_children_of_multiprocessing_have_pools_of_their_own():
     assert events_named("rolled back by the parent") == 0
 
 
+FORKS_DURING_THE_FIRST_CONNECT = """
+import os, threading
+import django
+
+django.setup()
+from sqlalchemy import event
+from core import db
+from tests.test_pool_pitfalls import out
+from tests.test_core_db import orm_pid, raw_pid
+
+connecting, go = threading.Event(), threading.Event()
+
+@event.listens_for(db.engine, "connect", insert=True)
+def hold(_session, _record):
+    connecting.set()
+    go.wait(20)
+
+other = threading.Thread(target=raw_pid)
+other.start()
+connecting.wait(20)
+child = os.fork()
+if child == 0:
+    go.set()
+    with db.engine.connect() as conn:
+        print(conn.exec_driver_sql("SELECT 1").scalar(), out(), raw_pid() == orm_pid(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+go.set()
+other.join()
+"""
+
+
+def test_p30_a_child_that_was_forked_during_the_first_connect_connects_by_itself():
+    environment = {**os.environ, "DATABASE_URL": database_url()}
+    command = [sys.executable, "-c", FORKS_DURING_THE_FIRST_CONNECT]
+
+    process = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=20, check=False
+    )
+
+    assert (process.stdout, process.returncode) == ("1 1 True\n", 0), process.stderr
+
+
 GUNICORN = """
 def pid():
     from django.db import connection
