@@ -66,6 +66,11 @@ class Scan(PerEventModel):
                 condition=Q(ticket_id__isnull=False),
                 name="ticket_scans_ticket_idx",
             ),
+            models.Index(
+                fields=["event_id", "id"],
+                condition=Q(verdict="refused"),
+                name="ticket_scans_refused_idx",
+            ),
         )
         constraints = (
             models.UniqueConstraint(fields=["event_id", "nonce"], name="ticket_scans_nonce_once"),
@@ -95,6 +100,94 @@ class Scan(PerEventModel):
 
     def __str__(self) -> str:
         return f"{self.direction} {self.verdict} {self.reason or ''}".strip()
+
+
+# Counters (analytics.counters). Every one has slots: what it says is the sum of its rows.
+SLOTS = 16
+REPAIRS_SLOT = SLOTS  # of what a recount found missing (analytics.recount)
+ALL_GATES = 0
+MINUTE, QUARTER, ALL_TIME = 1, 15, 0  # lengths of the spans that are counted, in minutes
+
+
+class EventCount(models.Model):
+    """The tickets of an event as they are now, counted."""
+
+    pk = models.CompositePrimaryKey("event_id", "slot")
+    event_id = models.IntegerField()
+    slot = models.SmallIntegerField()
+    changes = models.BigIntegerField(help_text="how often anything of the event was counted")
+    changed_at = models.DateTimeField()
+    issued = models.BigIntegerField()
+    void = models.BigIntegerField()
+    transferred = models.BigIntegerField()
+    missing = models.BigIntegerField(help_text="valid and not admitted")
+    inside = models.BigIntegerField()
+    scanned = models.BigIntegerField(help_text="was presented at a gate, whatever the verdict")
+    annulled = models.BigIntegerField(help_text="scans, not tickets")
+
+    class Meta:
+        db_table = "event_counts"
+
+    def __str__(self) -> str:
+        return f"event {self.event_id}"
+
+
+class ScanCount(models.Model):
+    """The scans of a span of time, at a gate or at all of them."""
+
+    pk = models.CompositePrimaryKey("event_id", "gate_id", "span_min", "since", "slot")
+    event_id = models.IntegerField()
+    gate_id = models.IntegerField(help_text="0: all gates")
+    span_min = models.SmallIntegerField(help_text="1, 15, or 0: all time")
+    since = models.DateTimeField()
+    slot = models.SmallIntegerField()
+    entries = models.BigIntegerField()
+    exits = models.BigIntegerField()
+    admitted = models.BigIntegerField(help_text="tickets that came in for the first time")
+    refused = models.BigIntegerField()
+
+    class Meta:
+        db_table = "scan_counts"
+
+    def __str__(self) -> str:
+        return f"event {self.event_id}, gate {self.gate_id}, {self.since:%F %R} + {self.span_min} min"
+
+
+class RefusalCount(models.Model):
+    """The refusals of one reason at a gate, by one device."""
+
+    pk = models.CompositePrimaryKey("event_id", "gate_id", "device_id", "reason", "slot")
+    event_id = models.IntegerField()
+    gate_id = models.IntegerField()
+    device_id = models.IntegerField(help_text="0: by hand")
+    reason = models.TextField()
+    slot = models.SmallIntegerField()
+    refused = models.BigIntegerField()
+
+    class Meta:
+        db_table = "refusal_counts"
+
+    def __str__(self) -> str:
+        return f"event {self.event_id}, gate {self.gate_id}, {self.reason}"
+
+
+class RefusedCode(models.Model):
+    """How often one ticket, or one text that names none, was refused. It has no slots: it is looked up by its count."""
+
+    pk = models.CompositePrimaryKey("event_id", "ticket_id", "code")
+    event_id = models.IntegerField()
+    ticket_id = models.BigIntegerField(help_text="0: the code names no ticket of the event")
+    code = models.TextField()
+    refused = models.BigIntegerField()
+    last_at = models.DateTimeField()
+    reason = models.TextField(help_text="the last one")
+
+    class Meta:
+        db_table = "refused_codes"
+        indexes = (models.Index(fields=["event_id", "refused"], name="refused_codes_most_idx"),)
+
+    def __str__(self) -> str:
+        return f"event {self.event_id}, {self.ticket_id or 'a text'}"
 
 
 class Conflict(PerEventModel):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from analytics.models import REPAIRS_SLOT
 from core import sql
 
 _STATEMENTS = sql.load("analytics")
@@ -33,6 +34,49 @@ class ScanRecord(NamedTuple):
     force_reason: str | None
 
 
+class EventDelta(NamedTuple):
+    """What to add to the counters of an event's tickets (analytics.models.EventCount)."""
+
+    issued: int = 0
+    void: int = 0
+    transferred: int = 0
+    missing: int = 0
+    inside: int = 0
+    scanned: int = 0
+    annulled: int = 0
+
+
+class ScanDelta(NamedTuple):
+    """What to add to the counters of one span at one gate (analytics.models.ScanCount)."""
+
+    gate_id: int
+    span_min: int
+    since: datetime
+    entries: int = 0
+    exits: int = 0
+    admitted: int = 0
+    refused: int = 0
+
+
+class RefusalDelta(NamedTuple):
+    """What to add to a counter of refusals (analytics.models.RefusalCount)."""
+
+    gate_id: int
+    device_id: int
+    reason: str
+    refused: int
+
+
+class RefusedCode(NamedTuple):
+    """How much more often a code was refused, and when and why last (analytics.models.RefusedCode)."""
+
+    ticket_id: int
+    code: str
+    refused: int
+    last_at: datetime
+    reason: str
+
+
 _TEXTS = {"nonce", "direction", "verdict", "reason", "code", "forced_over", "force_reason"}
 
 
@@ -44,24 +88,8 @@ class EventRow(NamedTuple):
     name: str
     time_zone: str
     capacity: int | None
-
-
-class EventTotals(NamedTuple):
-    """Counts of one event at one moment; `inside` are people, `entries` and `exits` are scans.
-
-    A ticket that was passed on and its new one are both issued, and the old one is transferred.
-    """
-
-    issued: int
-    void: int
-    transferred: int
-    admitted: int
-    inside: int
-    scans: int
-    entries: int
-    exits: int
-    refused: int
-    refused_by_reason: dict[str, int]
+    doors_at: datetime
+    ends_at: datetime
 
 
 class LoggedScan(NamedTuple):
@@ -132,6 +160,81 @@ def record_scans(
     return {row.nonce: row.scan_id for row in rows}
 
 
+def add_counts(
+    conn: Connection,
+    *,
+    event_id: int,
+    slot: int,
+    event: EventDelta,
+    scans: Sequence[ScanDelta],
+    refusals: Sequence[RefusalDelta],
+    codes: Sequence[RefusedCode],
+    now: datetime,
+) -> None:
+    """Add to an event's counters; everything in key order, so that two transactions can't wait for each other."""
+    key = {"event_id": event_id, "slot": slot}
+    conn.execute(_STATEMENTS["add_event_counts"], {**key, "counted_at": now, **event._asdict()})
+    if scans:
+        gate_ids, span_mins, sinces, *numbers = (sql.array(column) for column in zip(*scans, strict=True))
+        named = dict(zip(("entries", "exits", "admitted", "refused"), numbers, strict=True))
+        keys = {**key, "gate_ids": gate_ids, "span_mins": span_mins, "sinces": sinces}
+        conn.execute(_STATEMENTS["add_scan_counts"], {**keys, **named})
+    if refusals:
+        gates, devices, reasons, refused = (list(column) for column in zip(*refusals, strict=True))
+        columns = {"gate_ids": gates, "device_ids": devices, "reasons": reasons, "refused": refused}
+        conn.execute(_STATEMENTS["add_refusal_counts"], {**key, **columns})
+    if codes:
+        tickets, texts, refused, last_ats, reasons = (list(column) for column in zip(*codes, strict=True))
+        columns = {
+            "ticket_ids": tickets,
+            "codes": texts,
+            "refused": refused,
+            "last_ats": last_ats,
+            "reasons": reasons,
+        }
+        conn.execute(_STATEMENTS["add_refused_codes"], {"event_id": event_id, **columns})
+
+
+Lacking = Sequence[EventDelta | ScanDelta | RefusalDelta | RefusedCode]
+_COUNTERS: tuple[tuple[str, str, Callable[..., EventDelta | ScanDelta | RefusalDelta | RefusedCode]], ...] = (
+    ("event", "event_differences", EventDelta),
+    ("scans", "scan_differences", ScanDelta),
+    ("refusals", "refusal_differences", RefusalDelta),
+    ("codes", "code_differences", RefusedCode),
+)
+
+
+def differences(conn: Connection, *, event_id: int, rows: int) -> Iterator[tuple[str, Lacking]]:
+    """Recount an event and yield what its counters lack: kinds as add_counts names them, and at most so many rows each."""
+    for counter, name, made in _COUNTERS:
+        statement = _STATEMENTS[name].execution_options(yield_per=rows)
+        for found in conn.execute(statement, {"event_id": event_id}).partitions():
+            yield counter, [made(*row) for row in found]
+
+
+def unmarked_tickets(conn: Connection, *, event_id: int) -> list[int]:
+    """Return tickets that were scanned, as the log has it, and whose rows don't say so."""
+    return list(conn.execute(_STATEMENTS["unmarked_tickets"], {"event_id": event_id}).scalars())
+
+
+def mark_scanned(conn: Connection, *, event_id: int, ticket_ids: Sequence[int]) -> None:
+    """Note of tickets that they were scanned."""
+    conn.execute(_STATEMENTS["mark_scanned"], {"event_id": event_id, "ticket_ids": sql.array(ticket_ids)})
+
+
+def event_slugs(conn: Connection) -> list[tuple[int, str]]:
+    """Return the ids and slugs of all events."""
+    found: list[tuple[int, str]] = []
+    while page := [
+        (row.id, row.slug)
+        for row in conn.execute(
+            _STATEMENTS["event_slugs"], {"after_id": found[-1][0] if found else 0, "page": 1000}
+        )
+    ]:
+        found += page
+    return found
+
+
 def record_conflicts(conn: Connection, *, event_id: int, nonces: Sequence[str], noticed_at: datetime) -> None:
     """Note offline entries of the log that were refused, with the entries that had used their tickets."""
     conn.execute(
@@ -144,11 +247,6 @@ def event_by_slug(conn: Connection, *, slug: str) -> EventRow | None:
     """Return the event of that name, if there is one."""
     row = conn.execute(_STATEMENTS["event_by_slug"], {"slug": slug}).one_or_none()
     return EventRow(*row) if row else None
-
-
-def event_totals(conn: Connection, *, event_id: int) -> EventTotals:
-    """Count one event's tickets and scans in one snapshot."""
-    return EventTotals(*conn.execute(_STATEMENTS["event_totals"], {"event_id": event_id}).one())
 
 
 def scan_page(
@@ -191,4 +289,9 @@ def sign_off_conflict(
         "note": note,
     }
     row = conn.execute(_STATEMENTS["sign_off_conflict"], binds).one_or_none()
-    return SignOff(*row) if row else None
+    if row is None:
+        return None
+    # Whoever asks whether anything changed, because it counts open conflicts, must hear of it.
+    change = {"event_id": event_id, "slot": REPAIRS_SLOT, "counted_at": signed_off_at}
+    conn.execute(_STATEMENTS["add_event_counts"], {**change, **EventDelta()._asdict()})
+    return SignOff(*row)

@@ -185,6 +185,23 @@ def begin() -> Iterator[LentConnection]:
 
 
 @contextmanager
+def in_one_snapshot(*, writes: bool = False) -> Iterator[LentConnection]:
+    """Begin as `begin` does, and see the database as it is at the first statement, until the end.
+
+    In an open transaction, this is a part of it, and sees what that sees.
+
+    Raises:
+        django.db.OperationalError: a row that is to be written was changed since (40001).
+    """
+    is_outermost = not orm().in_atomic_block
+    with begin() as conn:
+        if is_outermost:
+            access = "READ WRITE" if writes else "READ ONLY"
+            conn.exec_driver_sql(f"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, {access}")
+        yield conn
+
+
+@contextmanager
 def _borrowed() -> Iterator[DatabaseWrapper]:
     """Hold the thread's connection; give it back at the end if nobody held it before."""
     wrapper = orm()

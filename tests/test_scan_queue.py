@@ -224,6 +224,7 @@ def test_what_a_device_refused_itself_is_no_conflict(event, north):
     assert not Conflict.objects.exists()
 
 
+@pytest.mark.uncounted
 def test_a_void_ticket_that_was_let_in_offline_is_a_conflict_without_an_earlier_scan(event, north):
     [ticket] = issue(event)
     Ticket.objects.update(voided_at=timezone.now())
@@ -233,6 +234,7 @@ def test_a_void_ticket_that_was_let_in_offline_is_a_conflict_without_an_earlier_
     assert Conflict.objects.values_list("reason", "earlier_scan_id").get() == ("void", None)
 
 
+@pytest.mark.uncounted
 def test_a_conflict_names_the_other_entry_whatever_the_reason(event, north, south):
     [ticket] = issue(event)
     north.post("/api/v1/scans", {"code": ticket.code, "nonce": "in"})
@@ -244,6 +246,7 @@ def test_a_conflict_names_the_other_entry_whatever_the_reason(event, north, sout
     assert Conflict.objects.values_list("reason", "earlier_scan_id").get() == ("void", known)
 
 
+@pytest.mark.uncounted
 def test_a_conflict_is_signed_off_once(event, north, office):
     for ticket in issue(event, 3):
         Ticket.objects.filter(id=ticket.id).update(voided_at=timezone.now())

@@ -9,11 +9,14 @@ from django.db import connection
 from sqlalchemy.dialects import postgresql
 
 from core import db, sql
+from tests.conftest import HOT_TABLES
 from tests.factories import NOW
 
 APPS = ["health", "tickets", "analytics"]
 STATEMENTS = {f"{app}.{name}": text for app in APPS for name, text in sql.load(app).items()}
-HOT = {"ticket", "ticket_scans", "ticket_transfers", "scan_conflicts"}
+HOT = set(HOT_TABLES)
+# Of all events: read by people, never at the gate.
+OF_ALL_EVENTS = {"analytics.all_changes", "analytics.all_totals", "analytics.all_trends"}
 BINDS = {
     "event_id": 1,
     "slug": "x",
@@ -58,6 +61,27 @@ BINDS = {
     "signed_off_at": NOW,
     "signed_off_by": "a",
     "note": "b",
+    "slot": 1,
+    "now": NOW,
+    "counted_at": NOW,
+    **dict.fromkeys(("issued", "void", "transferred", "missing", "inside", "scanned", "annulled"), 1),
+    "span_mins": [1, 15],
+    "sinces": [NOW, NOW],
+    **{number: [1, 1] for number in ("entries", "exits", "admitted", "refused")},
+    "last_ats": [NOW, NOW],
+    "scanneds": [True, True],
+    "after_id": 0,
+    "name": "Gate",
+    "recent_from": NOW,
+    "gate_id": 0,
+    "span_min": 15,
+    "starts": [NOW],
+    "until": NOW,
+    "since": NOW,
+    "zone": "Asia/Kathmandu",
+    "peak_from": NOW,
+    "half_life_s": 3600,
+    "ticket_id": 1,
 }
 
 
@@ -101,11 +125,26 @@ def plenty(db):
             INSERT INTO gate_kind (gate_id, kind_id) SELECT e, e FROM generate_series(1, 1000) AS e;
             INSERT INTO scan_conflicts (event_id, scan_id, ticket_id, reason, noticed_at, signed_off_by, note)
                  SELECT event_id, id, ticket_id, 'void', now(), '', '' FROM ticket_scans;
+            INSERT INTO event_counts
+                 SELECT e, 1, 1, now(), 1, 1, 1, 1, 1, 1, 1 FROM generate_series(1, 1000) AS e;
+            INSERT INTO scan_counts
+                 SELECT e % 100 + 1, e % 3, 15 * (e % 2), now() - e * interval '1 minute', 1, 1, 1, 1, 1
+                   FROM generate_series(1, 20000) AS e;
+            INSERT INTO refusal_counts
+                 SELECT e % 100 + 1, e, 1, 'void', 1, 1 FROM generate_series(1, 10000) AS e;
+            INSERT INTO refused_codes
+                 SELECT e % 100 + 1, e, '', e % 9, now(), 'void' FROM generate_series(1, 10000) AS e;
+            INSERT INTO ticket_transfers (event_id, from_ticket_id, to_ticket_id, transferred_at, transferred_by)
+                 SELECT e % 100 + 1, e, e + 1, now(), '' FROM generate_series(1, 10000) AS e;
+            -- What other tests rolled back has left their pages half empty, which decides between two that cost the same.
+            REINDEX TABLE scan_conflicts;
+            ANALYZE event_counts, scan_counts, refusal_counts, refused_codes, ticket_transfers;
             ANALYZE event, auth_user, gate, device, ticket, ticket_scans, ticket_kind, gate_kind, scan_conflicts
             """
         )
 
 
+@pytest.mark.uncounted
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_every_statement_is_planned_with_the_index_that_its_header_names(name, plenty):
     statement = STATEMENTS[name]
@@ -117,7 +156,8 @@ def test_every_statement_is_planned_with_the_index_that_its_header_names(name, p
 
     used = set(re.findall(r"(?:using|Index Scan on|Arbiter Indexes:) (\w+)", plan))
     assert indexes_named(name) <= used, plan
-    assert "Seq Scan" not in plan
+    if "-- Index: none" not in header(name):
+        assert "Seq Scan" not in plan
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
@@ -127,11 +167,13 @@ def test_every_header_says_what_a_caller_needs(name):
     )
 
 
-@pytest.mark.parametrize("name", [name for name, text in STATEMENTS.items() if hot_tables(text.text)])
+@pytest.mark.parametrize(
+    "name", [name for name, text in STATEMENTS.items() if hot_tables(text.text) and name not in OF_ALL_EVENTS]
+)
 def test_a_statement_on_hot_tables_is_about_one_event_and_portable(name):
     text = STATEMENTS[name].text
 
-    named = len(re.findall(r"event_id = :event_id|SELECT CAST\(:event_id", text))
+    named = len(re.findall(r"event_id = :event_id|(SELECT CAST|VALUES )\(:event_id", text))
     assert named >= len(hot_tables(text))
     clocks = r"\b(now|clock_timestamp|current_\w+|local\w+|random|nextval|xmax)\b"
     assert not re.search(clocks, text, re.IGNORECASE)

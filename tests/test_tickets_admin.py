@@ -43,6 +43,7 @@ def errors(response):
     return {**response.context["adminform"].form.errors}
 
 
+@pytest.mark.uncounted
 @pytest.mark.parametrize("model", [Event, Gate, Device, ServiceToken, Ticket, Scan, Conflict])
 def test_every_list_and_search_answers_under_the_strict_policy(admin_client, model):
     event = make_event()

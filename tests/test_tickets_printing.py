@@ -269,6 +269,7 @@ def test_every_font_comes_along(event):
     assert len(fonts) == 3
 
 
+@pytest.mark.uncounted
 @pytest.mark.parametrize("field", ["voided_at", "transferred_at"])
 def test_a_ticket_that_the_gate_would_refuse_is_not_printed(event, admin_client, field):
     good, bad = make_ticket(event), make_ticket(event, "Bob", reference=None)
@@ -365,6 +366,7 @@ def test_no_such_ticket_is_not_found(number):
     assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
 
 
+@pytest.mark.uncounted
 def test_the_tickets_page_leads_to_its_pdf(admin_client, event):
     ticket = make_ticket(event)
 

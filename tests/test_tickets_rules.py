@@ -136,6 +136,7 @@ def test_what_needed_no_force_was_not_forced(device, ticket):
     assert Scan.objects.values_list("forced_over", "force_reason").get() == (None, "The family was split")
 
 
+@pytest.mark.uncounted
 @pytest.mark.parametrize(("field", "reason"), [("voided_at", "void"), ("transferred_at", "transferred")])
 def test_a_forced_first_entry_counts_as_the_first(device, ticket, field, reason):
     Ticket.objects.update(**{field: NOW})

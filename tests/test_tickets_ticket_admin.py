@@ -43,6 +43,7 @@ def ids_in(page):
     return {ticket.id for ticket in page.context["cl"].result_list}
 
 
+@pytest.mark.uncounted
 def test_the_list_is_filtered_by_what_became_of_tickets(admin_client):
     tickets = [ticket.id for ticket in issue(make_event(), len(STATE_OF_FIELDS))]
     by_state = dict(zip(STATE_OF_FIELDS, tickets, strict=True))
@@ -107,6 +108,7 @@ def test_a_ticket_is_issued_once_though_it_was_tried_before(admin_client):
     assert Ticket.objects.values_list("holder", "reference").get() == ("Ada", "r1")
 
 
+@pytest.mark.uncounted
 def test_a_print_with_one_void_ticket_says_how_to_leave_it_out(admin_client):
     ids = [ticket.id for ticket in issue(make_event(), 2)]
     Ticket.objects.filter(id=ids[0]).update(voided_at=NOW)

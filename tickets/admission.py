@@ -10,12 +10,13 @@ from typing import NamedTuple
 from django.db import IntegrityError, InterfaceError, OperationalError
 from sqlalchemy import Connection
 
+from analytics.counters import Tally
 from analytics.queries import record_conflicts, record_scans
 from core import db
 from core.errors import QrsiteError
 from tickets import codes, judging, queries
 from tickets.judging import Judged, ReadCodes, Scan
-from tickets.rules import EventRules
+from tickets.rules import EventRules, TicketState
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Answer(NamedTuple):
     replayed: bool
 
 
+Tickets = dict[int, TicketState]
 Outcome = Answer | NonceReused | ScanAnnulled
 
 
@@ -84,7 +86,7 @@ def admit(*, rules: EventRules, scans: Sequence[Scan], now: datetime) -> list[Ou
             # A ticket's row says "not admitted", and the log knows better. The log is right.
             if getattr(error.__cause__, "pgcode", None) != UNIQUE_VIOLATION:
                 raise
-            _restore_from_log(rules.event_id, named)
+            _restore_from_log(rules.event_id, named, now)
         except OperationalError as error:
             if getattr(error.__cause__, "pgcode", None) not in RETRIED_SQLSTATES:
                 raise
@@ -109,7 +111,7 @@ def rehearse(*, rules: EventRules, scan: Scan, now: datetime) -> Outcome:
     named = judging.read([scan])
     with db.begin() as conn:
         stored = queries.stored_verdicts(conn, event_id=rules.event_id, nonces=[scan.nonce])
-        [judged] = _judge(conn, rules, [scan], named, now)
+        [judged], _ = _judge(conn, rules, [scan], named, now)
     verdict = stored.get(scan.nonce) or judging.verdict_of(judged, scan_id=None, rules=rules)
     return _answer(scan, named, verdict, now, rules, is_replay=bool(stored))
 
@@ -129,8 +131,8 @@ def _admit(
             if scan.nonce not in seen:
                 fresh.setdefault(scan.nonce, scan)
         if fresh:
-            judged = _judge(conn, rules, fresh.values(), named, now)
-            verdicts |= _write(conn, rules, judged, now)
+            judged, before = _judge(conn, rules, fresh.values(), named, now)
+            verdicts |= _write(conn, rules, judged, before, now)
     outcomes: list[Outcome] = []
     for scan in scans:
         is_replay = scan.nonce in seen
@@ -141,15 +143,16 @@ def _admit(
 
 def _judge(
     conn: Connection, rules: EventRules, scans: Collection[Scan], named: ReadCodes, now: datetime
-) -> list[Judged]:
-    """Judge scans whose tickets stay locked until the transaction ends."""
+) -> tuple[list[Judged], Tickets]:
+    """Judge scans whose tickets stay locked until the transaction ends; return these as they were, too."""
     refs = {ref for scan in scans if isinstance(ref := named[scan.code], codes.TicketRef)}
     ours = _ids_of(rules.event_id, refs)
     tickets = queries.lock_tickets(conn, event_id=rules.event_id, ticket_ids=ours) if ours else {}
     offline = tickets if any(scan.happened_at for scan in scans) else ()
     passages = queries.passages(conn, event_id=rules.event_id, ticket_ids=offline) if offline else {}
     elsewhere = set(_tickets_elsewhere(conn, {ref for ref in refs if ref.event_id != rules.event_id}))
-    return judging.judge_in_order(
+    before = tickets.copy()
+    judged = judging.judge_in_order(
         scans,
         named=named,
         tickets=tickets,
@@ -158,10 +161,11 @@ def _judge(
         rules=rules,
         now=now,
     )
+    return judged, before
 
 
 def _write(
-    conn: Connection, rules: EventRules, judged: Sequence[Judged], now: datetime
+    conn: Connection, rules: EventRules, judged: Sequence[Judged], before: Tickets, now: datetime
 ) -> dict[str, queries.StoredVerdict]:
     """Record scans and what they made of their tickets; return their verdicts by nonce."""
     event_id = rules.event_id
@@ -173,6 +177,11 @@ def _write(
         queries.save_states(conn, event_id=event_id, tickets=list(changed.values()))
     if conflicts := [item.record.nonce for item in judged if item.is_conflict]:
         record_conflicts(conn, event_id=event_id, nonces=conflicts, noticed_at=now)
+    tally = Tally(event_id)
+    tally.scanned(item.record for item in judged)
+    for ticket_id, ticket in changed.items():
+        tally.changed(before[ticket_id], ticket)
+    tally.add(conn, now=now)
     return {
         item.record.nonce: judging.verdict_of(item, scan_id=ids[item.record.nonce], rules=rules)
         for item in judged
@@ -208,14 +217,22 @@ def _tickets_elsewhere(conn: Connection, refs: Collection[codes.TicketRef]) -> I
             yield codes.TicketRef(event_id, ticket_id)
 
 
-def _restore_from_log(event_id: int, named: ReadCodes) -> None:
+def _restore_from_log(event_id: int, named: ReadCodes, now: datetime) -> None:
     ids = _ids_of(event_id, named.values())
     log.error(
         "Event %s: admissions of tickets are missing from their rows, restoring: %s", event_id, sorted(ids)
     )
     with db.begin() as conn:
-        queries.lock_tickets(conn, event_id=event_id, ticket_ids=ids)
-        queries.restate(conn, event_id=event_id, ticket_ids=ids)
+        restate_counted(conn, Tally(event_id), ids, now=now)
+
+
+def restate_counted(conn: Connection, tally: Tally, ticket_ids: Collection[int], *, now: datetime) -> None:
+    """Lock tickets, bring them in line with the log, and add what that changes, with the tally's own, to the counters."""
+    before = queries.lock_tickets(conn, event_id=tally.event_id, ticket_ids=ticket_ids)
+    after = queries.restate(conn, event_id=tally.event_id, ticket_ids=ticket_ids)
+    for ticket_id, ticket in after.items():
+        tally.changed(before[ticket_id], ticket)
+    tally.add(conn, now=now)
 
 
 def _ids_of(event_id: int, refs: Iterable[codes.TicketRef | str]) -> set[int]:

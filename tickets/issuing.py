@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from analytics.counters import Tally
 from core import db
 from core.errors import QrsiteError
 from tickets import codes, queries
@@ -72,8 +73,12 @@ def in_batches(*, event_id: int, now: datetime) -> Iterator[Callable[[Sequence[W
         is_limited = capacity is not None or bool(limits)
         before = queries.valid_tickets(conn, event_id=event_id) if is_limited else {}
 
+        issued = 0
+
         def add(wishes: Sequence[Wish]) -> Batch:
+            nonlocal issued
             batch = _add(conn, event_id, wishes, now)
+            issued += len(batch.added)
             check_kinds({ticket.kind for ticket in batch.tickets if ticket.ticket_id in batch.added}, kinds)
             return batch
 
@@ -84,6 +89,10 @@ def in_batches(*, event_id: int, now: datetime) -> Iterator[Callable[[Sequence[W
                 _check_capacity(f"The kind {kind}", limit, before.get(kind, 0), after.get(kind, 0))
             if capacity is not None:
                 _check_capacity("The event", capacity, sum(before.values()), sum(after.values()))
+        if issued:
+            tally = Tally(event_id)
+            tally.issued(issued)
+            tally.add(conn, now=now)
 
 
 def _add(conn: Connection, event_id: int, wishes: Sequence[Wish], now: datetime) -> Batch:

@@ -107,6 +107,9 @@ def judge_in_order(
             else:
                 ticket = _pass_through(ticket, scan, at)
             tickets[ticket.ticket_id] = ticket
+        if ticket is not None and not ticket.scanned:
+            ticket = tickets[ticket.ticket_id] = ticket._replace(scanned=True)
+            is_changed = True
         was_let_in = record.offline and not scan.refused_offline and scan.direction == Direction.ENTRY
         is_conflict = was_let_in and ticket is not None and not is_admitted
         judged.append(Judged(record, ticket, is_changed, is_conflict))

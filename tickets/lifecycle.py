@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from datetime import datetime, timedelta
+from itertools import groupby
 
 from django.db import IntegrityError, transaction
 
+from analytics.counters import Tally
 from analytics.models import Conflict, Verdict
 from analytics.models import Scan as ScanRow
 from core import db
 from core.errors import NotFound, QrsiteError
-from tickets import queries
+from tickets import admission, queries
 from tickets.models import Ticket, Transfer
 
 ANNULLED_WITHIN = timedelta(minutes=15)
@@ -63,8 +66,7 @@ def void(*, ticket_id: int, now: datetime) -> Ticket:
         if ticket.transferred_at is not None:
             raise _transferred(ticket)
         if ticket.voided_at is None:
-            ticket.voided_at = now
-            ticket.save(update_fields=["voided_at"])
+            _void([ticket], now)
     return ticket
 
 
@@ -75,9 +77,10 @@ def void_many(ticket_ids: Iterable[int], *, now: datetime) -> list[int]:
     """
     with transaction.atomic():
         chosen = Ticket.objects.filter(id__in=list(ticket_ids), voided_at=None, transferred_at=None)
-        locked = [ticket.id for ticket in chosen.order_by("event_id", "id").select_for_update(of=("self",))]
-        Ticket.objects.filter(id__in=locked).update(voided_at=now)
-    return locked
+        locked = list(chosen.order_by("event_id", "id").select_for_update(of=("self",)))
+        for _, tickets in groupby(locked, key=lambda ticket: ticket.event_id):
+            _void(list(tickets), now)
+    return [ticket.id for ticket in locked]
 
 
 def transfer(
@@ -91,7 +94,7 @@ def transfer(
     Raises:
         NotFound, TicketVoid, TicketUsed, TicketTransferred, ReferenceTaken
     """
-    with transaction.atomic():
+    with db.begin() as conn:
         old = _lock(ticket_id)
         if old.transferred_at is not None:
             new = _successor(old)
@@ -102,6 +105,7 @@ def transfer(
             raise TicketVoid("This ticket is void: it can't be passed on.")
         if old.admitted_at is not None:
             raise TicketUsed("Somebody entered with this ticket: it can't be passed on.")
+        before = copy(old)
         old.transferred_at = now
         old.save(update_fields=["transferred_at"])
         new = Ticket(
@@ -120,6 +124,10 @@ def transfer(
             transferred_at=now,
             transferred_by=by,
         ).save(force_insert=True)
+        tally = Tally(old.event_id)
+        tally.issued(1)
+        tally.changed(before, old)
+        tally.add(conn, now=now)
     return new
 
 
@@ -162,8 +170,23 @@ def annul(
             raise NotAnnullable("Another device let somebody in with this ticket, too: see the conflicts.")
         scan.annulled_at = now
         scan.save(update_fields=["annulled_at"])
-        queries.restate(conn, event_id=event_id, ticket_ids=[scan.ticket_id])
+        tally = Tally(event_id)
+        tally.annulled(scan.direction, scan.gate_id, scan.happened_at)
+        admission.restate_counted(conn, tally, [scan.ticket_id], now=now)
     return scan
+
+
+def _void(tickets: list[Ticket], now: datetime) -> None:
+    """Make locked tickets of one event void."""
+    tally = Tally(tickets[0].event_id)
+    for ticket in tickets:
+        before = copy(ticket)
+        ticket.voided_at = now
+        tally.changed(before, ticket)
+    ids = [ticket.id for ticket in tickets]
+    with db.begin() as conn:
+        Ticket.objects.filter(event_id=tally.event_id, id__in=ids).update(voided_at=now)
+        tally.add(conn, now=now)
 
 
 def _lock(ticket_id: int) -> Ticket:

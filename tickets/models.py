@@ -238,6 +238,13 @@ class Ticket(PerEventModel):
     passed_at = models.DateTimeField(
         null=True, editable=False, help_text="when somebody last went in or out with it"
     )
+    scanned = models.BooleanField(
+        # Processes of the version before this column go on issuing while a new one is rolled out.
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="presented at a gate, whatever the verdict",
+    )
 
     class Meta:
         db_table = "ticket"

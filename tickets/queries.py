@@ -120,7 +120,7 @@ def save_states(conn: Connection, *, event_id: int, tickets: Sequence[TicketStat
     """Write the admission of tickets that lock_tickets holds."""
     columns = {
         f"{name}s": sql.array([getattr(ticket, name) for ticket in tickets])
-        for name in ("ticket_id", "admitted_at", "admitted_gate_id", "inside", "passed_at")
+        for name in ("ticket_id", "admitted_at", "admitted_gate_id", "inside", "passed_at", "scanned")
     }
     conn.execute(_STATEMENTS["save_states"], {"event_id": event_id, **columns})
 
@@ -133,9 +133,10 @@ def passages(conn: Connection, *, event_id: int, ticket_ids: Iterable[int]) -> d
     return found
 
 
-def restate(conn: Connection, *, event_id: int, ticket_ids: Iterable[int]) -> None:
-    """Write the admission of tickets that lock_tickets holds as the scan log has it."""
-    conn.execute(_STATEMENTS["restate"], {"event_id": event_id, "ticket_ids": list(ticket_ids)})
+def restate(conn: Connection, *, event_id: int, ticket_ids: Iterable[int]) -> dict[int, TicketState]:
+    """Write the admission of tickets that lock_tickets holds as the scan log has it; return what they are now, by id."""
+    rows = conn.execute(_STATEMENTS["restate"], {"event_id": event_id, "ticket_ids": list(ticket_ids)})
+    return {row.ticket_id: TicketState(*row) for row in rows}
 
 
 def lock_event(conn: Connection, *, event_id: int) -> int | None:

@@ -64,11 +64,11 @@ LEFT JOIN ticket_kind AS kind
 -- name: lock_tickets
 -- One row per ticket found, locked until the transaction ends: ticket_id bigint, holder text, kind text,
 -- voided_at, transferred_at, admitted_at timestamptz or NULL, admitted_gate_id int or NULL, inside boolean, passed_at
--- timestamptz or NULL.
+-- timestamptz or NULL, scanned boolean.
 -- Binds: event_id int, ticket_ids bigint[].
 -- Index: ticket_pkey. In id order, so that two batches can't wait for each other.
   SELECT id AS ticket_id, holder, kind, voided_at, transferred_at, admitted_at, admitted_gate_id, inside,
-         passed_at
+         passed_at, scanned
     FROM ticket
    WHERE event_id = :event_id
      AND id = ANY(CAST(:ticket_ids AS bigint[]))
@@ -88,22 +88,24 @@ ORDER BY id;
 -- name: save_states
 -- No rows. Writes what the scans of one batch made of tickets that lock_tickets holds.
 -- Binds: event_id int; per ticket, in arrays of one length: ticket_ids, admitted_ats, admitted_gate_ids, insides,
---        passed_ats.
+--        passed_ats, scanneds.
 -- Index: ticket_pkey.
 UPDATE ticket
    SET admitted_at = state.admitted_at,
        admitted_gate_id = state.admitted_gate_id,
        inside = state.inside,
-       passed_at = state.passed_at
+       passed_at = state.passed_at,
+       scanned = state.scanned
   FROM unnest(CAST(:ticket_ids AS bigint[]), CAST(:admitted_ats AS timestamptz[]),
-              CAST(:admitted_gate_ids AS integer[]), CAST(:insides AS boolean[]), CAST(:passed_ats AS timestamptz[]))
-       AS state (ticket_id, admitted_at, admitted_gate_id, inside, passed_at)
+              CAST(:admitted_gate_ids AS integer[]), CAST(:insides AS boolean[]), CAST(:passed_ats AS timestamptz[]),
+              CAST(:scanneds AS boolean[]))
+       AS state (ticket_id, admitted_at, admitted_gate_id, inside, passed_at, scanned)
  WHERE ticket.event_id = :event_id
    AND ticket.id = state.ticket_id;
 
 -- name: restate
--- No rows. Writes of tickets that lock_tickets holds what the log says: the first entry, and whether the last one who
--- went through went in. What was annulled never happened.
+-- One row per ticket, as lock_tickets. Writes of tickets that lock_tickets holds what the log says: the first entry, and
+-- whether the last one who went through went in. What was annulled never happened.
 -- Binds: event_id int, ticket_ids bigint[].
 -- Index: ticket_pkey, ticket_scans_ticket_idx.
 UPDATE ticket
@@ -126,7 +128,9 @@ UPDATE ticket
                 OR scan.offline AND scan.direction = 'exit' AND scan.reason = 'not_inside')
       GROUP BY wanted.id) AS state
  WHERE ticket.event_id = :event_id
-   AND ticket.id = state.id;
+   AND ticket.id = state.id
+RETURNING ticket.id AS ticket_id, ticket.holder, ticket.kind, ticket.voided_at, ticket.transferred_at, ticket.admitted_at,
+          ticket.admitted_gate_id, ticket.inside, ticket.passed_at, ticket.scanned;
 
 -- name: passages
 -- One row per passage: ticket_id bigint, at timestamptz, direction text, gate_id int; what restate counts.

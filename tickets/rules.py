@@ -35,6 +35,7 @@ class TicketState(NamedTuple):
     admitted_gate_id: int | None
     inside: bool
     passed_at: datetime | None
+    scanned: bool = False  # presented at a gate, whatever the verdict
 
 
 class KindRules(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any
 from django.core.management import BaseCommand, CommandError
 from django.utils import timezone
 
+from core import terminal
 from tickets import importing
 from tickets.models import Event
 
@@ -60,7 +61,7 @@ class Command(BaseCommand):
                 csv,
                 spool,
                 kinds=importing.kinds_of(found),
-                tell=lambda rows: self._show(f"Checking: {rows:,} rows"),
+                tell=lambda rows: terminal.show(self.stderr, f"Checking: {rows:,} rows"),
             )
             for problem in checked.first_errors:
                 where = f"line {problem.line}" + (f", {problem.column}" if problem.column else "")
@@ -70,9 +71,9 @@ class Command(BaseCommand):
                 spool=spool,
                 now=timezone.now(),
                 is_dry=dry_run or checked.errors > 0,
-                tell=lambda rows: self._show(f"Issuing: {_bar(rows / checked.rows)}"),
+                tell=lambda rows: terminal.show(self.stderr, f"Issuing: {terminal.bar(rows / checked.rows)}"),
             )
-        self._show("")
+        terminal.show(self.stderr, "")
         numbers = (
             f"{checked.rows:,} rows: {outcome.new:,} new, {outcome.already:,} already issued, "
             f"{checked.same:,} repeated, {checked.errors:,} errors"
@@ -81,12 +82,3 @@ class Command(BaseCommand):
             raise CommandError(f"Nothing imported. {numbers}. {outcome.refused}".rstrip())
         done = "Would import" if dry_run else "Imported"
         self.stdout.write(f"{done} {outcome.new:,} tickets. {numbers}; {time.monotonic() - start_s:.1f} s.")
-
-    def _show(self, words: str) -> None:
-        """Tell a person who watches how far it is."""
-        if self.stderr.isatty():
-            self.stderr.write(f"\r\x1b[K{words}", style_func=str, ending="")
-
-
-def _bar(part: float) -> str:
-    return f"{'█' * round(part * 30):░<30} {part:4.0%}"

@@ -1,0 +1,146 @@
+"""Counters that are exact at any moment: each is written in the transaction of what it counts (docs/adr/0017).
+
+A transaction tallies what it changes and adds that last, in key order. Threads write to slots of their own, so that two
+batches of one event don't wait for each other; whoever reads sums them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from itertools import count
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+from analytics import queries
+from analytics.models import ALL_GATES, ALL_TIME, MINUTE, QUARTER, SLOTS, Direction, Verdict
+from analytics.queries import EventDelta, RefusalDelta, RefusedCode, ScanDelta, ScanRecord
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NO_GATE = -1
+_thread_numbers = count()
+_of_thread = threading.local()
+
+
+class Countable(Protocol):
+    """What counts of a ticket."""
+
+    @property
+    def voided_at(self) -> datetime | None: ...
+    @property
+    def transferred_at(self) -> datetime | None: ...
+    @property
+    def admitted_at(self) -> datetime | None: ...
+    @property
+    def admitted_gate_id(self) -> int | None: ...
+    @property
+    def inside(self) -> bool: ...
+    @property
+    def scanned(self) -> bool: ...
+
+
+class Tally:
+    """What one transaction changes in the counters of one event."""
+
+    def __init__(self, event_id: int) -> None:
+        self.event_id = event_id
+        self._event: Counter[str] = Counter()
+        # By gate and minute; the longer spans, and all gates together, are sums of these.
+        self._minutes: dict[tuple[int, datetime], Counter[str]] = {}
+        self._refusals: Counter[tuple[int, int, str]] = Counter()
+        self._codes: dict[tuple[int, str], RefusedCode] = {}
+
+    def issued(self, tickets: int) -> None:
+        """Count new tickets."""
+        self._event["issued"] += tickets
+        self._event["missing"] += tickets
+
+    def scanned(self, records: Iterable[ScanRecord]) -> None:
+        """Count rows that are new in the scan log."""
+        for record in records:
+            cell = self._cell(record.gate_id, record.happened_at)
+            if record.verdict == Verdict.ADMITTED:
+                cell[_PASSED[record.direction]] += 1
+            else:
+                cell["refused"] += 1
+                self._refused(record, str(record.reason))
+
+    def annulled(self, direction: str, gate_id: int, happened_at: datetime) -> None:
+        """Count an admission that was taken back: it never happened."""
+        self._cell(gate_id, happened_at)[_PASSED[direction]] -= 1
+        self._event["annulled"] += 1
+
+    def changed(self, before: Countable, after: Countable) -> None:
+        """Count what became of a ticket."""
+        self._mark(before, -1)
+        self._mark(after, 1)
+
+    def add(self, conn: Connection, *, now: datetime) -> None:
+        """Add it all to the counters: the last that a transaction writes, so that nobody waits long for it."""
+        queries.add_counts(
+            conn,
+            event_id=self.event_id,
+            slot=_slot(),
+            event=EventDelta(**self._event),
+            scans=self._spans(),
+            refusals=[RefusalDelta(*key, times) for key, times in sorted(self._refusals.items())],
+            codes=[self._codes[key] for key in sorted(self._codes)],
+            now=now,
+        )
+
+    def _cell(self, gate_id: int, at: datetime) -> Counter[str]:
+        key = gate_id, at.replace(second=0, microsecond=0)
+        cell = self._minutes.get(key)
+        if cell is None:
+            cell = self._minutes[key] = Counter()
+        return cell
+
+    def _refused(self, record: ScanRecord, reason: str) -> None:
+        self._refusals[record.gate_id, record.device_id or 0, reason] += 1
+        key = record.ticket_id or 0, "" if record.ticket_id else record.code or ""
+        times, last_at = 1, record.happened_at
+        if before := self._codes.get(key):
+            times, last_at = before.refused + 1, max(before.last_at, last_at)
+        self._codes[key] = RefusedCode(*key, times, last_at, reason)
+
+    def _mark(self, ticket: Countable, sign: int) -> None:
+        event = self._event
+        is_void, is_transferred = ticket.voided_at is not None, ticket.transferred_at is not None
+        event["void"] += sign * is_void
+        event["transferred"] += sign * is_transferred
+        event["inside"] += sign * ticket.inside
+        event["scanned"] += sign * ticket.scanned
+        if ticket.admitted_at is not None:
+            gate_id = NO_GATE if ticket.admitted_gate_id is None else ticket.admitted_gate_id
+            self._cell(gate_id, ticket.admitted_at)["admitted"] += sign
+        elif not (is_void or is_transferred):
+            event["missing"] += sign
+
+    def _spans(self) -> list[ScanDelta]:
+        """Sum the minutes up, for each gate and for all; in key order."""
+        sums: dict[tuple[int, int, datetime], Counter[str]] = {}
+        for (gate_id, minute), cell in self._minutes.items():
+            quarter = minute.replace(minute=minute.minute - minute.minute % QUARTER)
+            for gate in (gate_id, ALL_GATES):
+                for span in ((MINUTE, minute), (QUARTER, quarter), (ALL_TIME, EPOCH)):
+                    sums.setdefault((gate, *span), Counter()).update(cell)
+        return [
+            ScanDelta(*key, cell["entries"], cell["exits"], cell["admitted"], cell["refused"])
+            for key in sorted(sums)
+            if any((cell := sums[key]).values())
+        ]
+
+
+_PASSED: dict[str, str] = {Direction.ENTRY: "entries", Direction.EXIT: "exits"}
+
+
+def _slot() -> int:
+    """Return the slot of this thread: others of this process, and those of its sister process, mostly have another."""
+    slot = getattr(_of_thread, "slot", None)
+    if slot is None:
+        slot = _of_thread.slot = (os.getpid() + next(_thread_numbers)) % SLOTS
+    return int(slot)
