@@ -10,7 +10,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import count
 from typing import Protocol
 
@@ -18,9 +18,8 @@ from sqlalchemy import Connection
 
 from analytics import queries
 from analytics.models import ALL_GATES, ALL_TIME, MINUTE, QUARTER, SLOTS, Direction, Verdict
-from analytics.queries import EventDelta, RefusalDelta, RefusedCode, ScanDelta, ScanRecord
+from analytics.queries import EPOCH, NUMBERS, WHOLE_EVENT, Delta, RefusalDelta, RefusedCode, ScanRecord
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NO_GATE = -1
 _thread_numbers = count()
 _of_thread = threading.local()
@@ -85,8 +84,7 @@ class Tally:
             conn,
             event_id=self.event_id,
             slot=_slot(),
-            event=EventDelta(**self._event),
-            scans=self._spans(),
+            counts=self._counts(),
             refusals=[RefusalDelta(*key, times) for key, times in sorted(self._refusals.items())],
             codes=[self._codes[key] for key in sorted(self._codes)],
             now=now,
@@ -120,18 +118,19 @@ class Tally:
         elif not (is_void or is_transferred):
             event["missing"] += sign
 
-    def _spans(self) -> list[ScanDelta]:
-        """Sum the minutes up, for each gate and for all; in key order."""
-        sums: dict[tuple[int, int, datetime], Counter[str]] = {}
+    def _counts(self) -> list[Delta]:
+        """Sum the minutes up, for each gate and for all; in key order, without those to which nothing is added."""
+        whole = WHOLE_EVENT[:3]
+        sums = {whole: Counter(self._event)}
         for (gate_id, minute), cell in self._minutes.items():
             quarter = minute.replace(minute=minute.minute - minute.minute % QUARTER)
             for gate in (gate_id, ALL_GATES):
                 for span in ((MINUTE, minute), (QUARTER, quarter), (ALL_TIME, EPOCH)):
                     sums.setdefault((gate, *span), Counter()).update(cell)
         return [
-            ScanDelta(*key, cell["entries"], cell["exits"], cell["admitted"], cell["refused"])
-            for key in sorted(sums)
-            if any((cell := sums[key]).values())
+            Delta(*key, *[numbers[name] for name in NUMBERS])
+            for key, numbers in sorted(sums.items())
+            if key == whole or any(numbers.values())
         ]
 
 

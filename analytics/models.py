@@ -110,30 +110,10 @@ MINUTE, QUARTER, ALL_TIME = 1, 15, 0  # lengths of the spans that are counted, i
 
 
 class EventCount(models.Model):
-    """The tickets of an event as they are now, counted."""
+    """What happened at an event in a span of time, at a gate or at all of them.
 
-    pk = models.CompositePrimaryKey("event_id", "slot")
-    event_id = models.IntegerField()
-    slot = models.SmallIntegerField()
-    changes = models.BigIntegerField(help_text="how often anything of the event was counted")
-    changed_at = models.DateTimeField()
-    issued = models.BigIntegerField()
-    void = models.BigIntegerField()
-    transferred = models.BigIntegerField()
-    missing = models.BigIntegerField(help_text="valid and not admitted")
-    inside = models.BigIntegerField()
-    scanned = models.BigIntegerField(help_text="was presented at a gate, whatever the verdict")
-    annulled = models.BigIntegerField(help_text="scans, not tickets")
-
-    class Meta:
-        db_table = "event_counts"
-
-    def __str__(self) -> str:
-        return f"event {self.event_id}"
-
-
-class ScanCount(models.Model):
-    """The scans of a span of time, at a gate or at all of them."""
+    What becomes of tickets is counted only in the row of all gates and all time.
+    """
 
     pk = models.CompositePrimaryKey("event_id", "gate_id", "span_min", "since", "slot")
     event_id = models.IntegerField()
@@ -141,13 +121,22 @@ class ScanCount(models.Model):
     span_min = models.SmallIntegerField(help_text="1, 15, or 0: all time")
     since = models.DateTimeField()
     slot = models.SmallIntegerField()
+    changes = models.BigIntegerField(help_text="how often anything was added")
+    changed_at = models.DateTimeField()
     entries = models.BigIntegerField()
     exits = models.BigIntegerField()
     admitted = models.BigIntegerField(help_text="tickets that came in for the first time")
     refused = models.BigIntegerField()
+    issued = models.BigIntegerField()
+    void = models.BigIntegerField()
+    transferred = models.BigIntegerField()
+    missing = models.BigIntegerField(help_text="valid and not admitted")
+    inside = models.BigIntegerField()
+    scanned = models.BigIntegerField(help_text="were presented at a gate, whatever the verdict")
+    annulled = models.BigIntegerField(help_text="scans, not tickets")
 
     class Meta:
-        db_table = "scan_counts"
+        db_table = "event_counts"
 
     def __str__(self) -> str:
         return f"event {self.event_id}, gate {self.gate_id}, {self.since:%F %R} + {self.span_min} min"

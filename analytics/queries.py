@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from analytics.models import REPAIRS_SLOT
+from analytics.models import ALL_GATES, ALL_TIME, REPAIRS_SLOT
 from core import sql
 
 _STATEMENTS = sql.load("analytics")
@@ -34,9 +34,16 @@ class ScanRecord(NamedTuple):
     force_reason: str | None
 
 
-class EventDelta(NamedTuple):
-    """What to add to the counters of an event's tickets (analytics.models.EventCount)."""
+class Delta(NamedTuple):
+    """What to add to a counter of scans and tickets (analytics.models.EventCount)."""
 
+    gate_id: int
+    span_min: int
+    since: datetime
+    entries: int = 0
+    exits: int = 0
+    admitted: int = 0
+    refused: int = 0
     issued: int = 0
     void: int = 0
     transferred: int = 0
@@ -46,16 +53,9 @@ class EventDelta(NamedTuple):
     annulled: int = 0
 
 
-class ScanDelta(NamedTuple):
-    """What to add to the counters of one span at one gate (analytics.models.ScanCount)."""
-
-    gate_id: int
-    span_min: int
-    since: datetime
-    entries: int = 0
-    exits: int = 0
-    admitted: int = 0
-    refused: int = 0
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+WHOLE_EVENT = Delta(ALL_GATES, ALL_TIME, EPOCH)
+NUMBERS = Delta._fields[3:]
 
 
 class RefusalDelta(NamedTuple):
@@ -165,20 +165,20 @@ def add_counts(
     *,
     event_id: int,
     slot: int,
-    event: EventDelta,
-    scans: Sequence[ScanDelta],
-    refusals: Sequence[RefusalDelta],
-    codes: Sequence[RefusedCode],
+    counts: Sequence[Delta] = (),
+    refusals: Sequence[RefusalDelta] = (),
+    codes: Sequence[RefusedCode] = (),
     now: datetime,
 ) -> None:
-    """Add to an event's counters; everything in key order, so that two transactions can't wait for each other."""
+    """Add to an event's counters; everything in key order, so that two transactions can't wait for each other.
+
+    `counts` hold WHOLE_EVENT's counter whatever there is to add to it: who asks whether anything changed looks there.
+    """
     key = {"event_id": event_id, "slot": slot}
-    conn.execute(_STATEMENTS["add_event_counts"], {**key, "counted_at": now, **event._asdict()})
-    if scans:
-        gate_ids, span_mins, sinces, *numbers = (sql.array(column) for column in zip(*scans, strict=True))
-        named = dict(zip(("entries", "exits", "admitted", "refused"), numbers, strict=True))
-        keys = {**key, "gate_ids": gate_ids, "span_mins": span_mins, "sinces": sinces}
-        conn.execute(_STATEMENTS["add_scan_counts"], {**keys, **named})
+    if counts:
+        values = [sql.array(column) for column in zip(*counts, strict=True)]
+        named = dict(zip(("gate_ids", "span_mins", "sinces", *NUMBERS), values, strict=True))
+        conn.execute(_STATEMENTS["add_event_counts"], {**key, "counted_at": now, **named})
     if refusals:
         gates, devices, reasons, refused = (list(column) for column in zip(*refusals, strict=True))
         columns = {"gate_ids": gates, "device_ids": devices, "reasons": reasons, "refused": refused}
@@ -195,10 +195,11 @@ def add_counts(
         conn.execute(_STATEMENTS["add_refused_codes"], {"event_id": event_id, **columns})
 
 
-Lacking = Sequence[EventDelta | ScanDelta | RefusalDelta | RefusedCode]
-_COUNTERS: tuple[tuple[str, str, Callable[..., EventDelta | ScanDelta | RefusalDelta | RefusedCode]], ...] = (
-    ("event", "event_differences", EventDelta),
-    ("scans", "scan_differences", ScanDelta),
+Lacking = Sequence[Delta | RefusalDelta | RefusedCode]
+# By the name of what add_counts takes.
+_DIFFERENCES: tuple[tuple[str, str, Callable[..., Delta | RefusalDelta | RefusedCode]], ...] = (
+    ("counts", "ticket_differences", Delta),
+    ("counts", "scan_differences", Delta),
     ("refusals", "refusal_differences", RefusalDelta),
     ("codes", "code_differences", RefusedCode),
 )
@@ -206,7 +207,7 @@ _COUNTERS: tuple[tuple[str, str, Callable[..., EventDelta | ScanDelta | RefusalD
 
 def differences(conn: Connection, *, event_id: int, rows: int) -> Iterator[tuple[str, Lacking]]:
     """Recount an event and yield what its counters lack: kinds as add_counts names them, and at most so many rows each."""
-    for counter, name, made in _COUNTERS:
+    for counter, name, made in _DIFFERENCES:
         statement = _STATEMENTS[name].execution_options(yield_per=rows)
         for found in conn.execute(statement, {"event_id": event_id}).partitions():
             yield counter, [made(*row) for row in found]
@@ -292,6 +293,5 @@ def sign_off_conflict(
     if row is None:
         return None
     # Whoever asks whether anything changed, because it counts open conflicts, must hear of it.
-    change = {"event_id": event_id, "slot": REPAIRS_SLOT, "counted_at": signed_off_at}
-    conn.execute(_STATEMENTS["add_event_counts"], {**change, **EventDelta()._asdict()})
+    add_counts(conn, event_id=event_id, slot=REPAIRS_SLOT, counts=[WHOLE_EVENT], now=signed_off_at)
     return SignOff(*row)

@@ -51,17 +51,31 @@ INSERT INTO scan_conflicts
 ON CONFLICT (event_id, scan_id) DO NOTHING;
 
 -- name: add_event_counts
--- No rows. Adds to the counters of an event's tickets.
--- Binds: event_id, slot int, counted_at timestamptz; what to add: issued, void, transferred, missing, inside, scanned,
---        annulled bigint.
+-- No rows. Adds to the counters of scans and tickets.
+-- Binds: event_id, slot int, counted_at timestamptz; per counter, in arrays of one length and in key order: gate_ids,
+--        span_mins, sinces, entries, exits, admitted, refused, issued, void, transferred, missing, inside, scanned,
+--        annulled.
 -- Index: event_counts_pkey.
 INSERT INTO event_counts AS kept
-            (event_id, slot, changes, changed_at, issued, void, transferred, missing, inside, scanned, annulled)
-     VALUES (:event_id, :slot, 1, CAST(:counted_at AS timestamptz), :issued, :void, :transferred, :missing, :inside, :scanned,
-             :annulled)
-ON CONFLICT (event_id, slot) DO UPDATE
+            (event_id, gate_id, span_min, since, slot, changes, changed_at, entries, exits, admitted, refused, issued, void,
+             transferred, missing, inside, scanned, annulled)
+     SELECT CAST(:event_id AS integer), gate_id, span_min, since, CAST(:slot AS smallint), 1,
+            CAST(:counted_at AS timestamptz), entries, exits, admitted, refused, issued, void, transferred, missing, inside,
+            scanned, annulled
+       FROM unnest(CAST(:gate_ids AS integer[]), CAST(:span_mins AS smallint[]), CAST(:sinces AS timestamptz[]),
+                   CAST(:entries AS bigint[]), CAST(:exits AS bigint[]), CAST(:admitted AS bigint[]),
+                   CAST(:refused AS bigint[]), CAST(:issued AS bigint[]), CAST(:void AS bigint[]),
+                   CAST(:transferred AS bigint[]), CAST(:missing AS bigint[]), CAST(:inside AS bigint[]),
+                   CAST(:scanned AS bigint[]), CAST(:annulled AS bigint[]))
+            AS delta (gate_id, span_min, since, entries, exits, admitted, refused, issued, void, transferred, missing,
+                      inside, scanned, annulled)
+ON CONFLICT (event_id, gate_id, span_min, since, slot) DO UPDATE
         SET changes = kept.changes + 1,
             changed_at = greatest(kept.changed_at, EXCLUDED.changed_at),
+            entries = kept.entries + EXCLUDED.entries,
+            exits = kept.exits + EXCLUDED.exits,
+            admitted = kept.admitted + EXCLUDED.admitted,
+            refused = kept.refused + EXCLUDED.refused,
             issued = kept.issued + EXCLUDED.issued,
             void = kept.void + EXCLUDED.void,
             transferred = kept.transferred + EXCLUDED.transferred,
@@ -69,24 +83,6 @@ ON CONFLICT (event_id, slot) DO UPDATE
             inside = kept.inside + EXCLUDED.inside,
             scanned = kept.scanned + EXCLUDED.scanned,
             annulled = kept.annulled + EXCLUDED.annulled;
-
--- name: add_scan_counts
--- No rows. Adds to the counters of scans.
--- Binds: event_id, slot int; per span, in arrays of one length and in key order: gate_ids, span_mins, sinces, entries,
---        exits, admitted, refused.
--- Index: scan_counts_pkey.
-INSERT INTO scan_counts AS kept
-            (event_id, gate_id, span_min, since, slot, entries, exits, admitted, refused)
-     SELECT CAST(:event_id AS integer), gate_id, span_min, since, CAST(:slot AS smallint), entries, exits, admitted, refused
-       FROM unnest(CAST(:gate_ids AS integer[]), CAST(:span_mins AS smallint[]), CAST(:sinces AS timestamptz[]),
-                   CAST(:entries AS bigint[]), CAST(:exits AS bigint[]), CAST(:admitted AS bigint[]),
-                   CAST(:refused AS bigint[]))
-            AS delta (gate_id, span_min, since, entries, exits, admitted, refused)
-ON CONFLICT (event_id, gate_id, span_min, since, slot) DO UPDATE
-        SET entries = kept.entries + EXCLUDED.entries,
-            exits = kept.exits + EXCLUDED.exits,
-            admitted = kept.admitted + EXCLUDED.admitted,
-            refused = kept.refused + EXCLUDED.refused;
 
 -- name: add_refusal_counts
 -- No rows. Adds to the counters of refusals.
@@ -117,12 +113,14 @@ ON CONFLICT (event_id, ticket_id, code) DO UPDATE
             last_at = greatest(kept.last_at, EXCLUDED.last_at),
             reason = CASE WHEN EXCLUDED.last_at >= kept.last_at THEN EXCLUDED.reason ELSE kept.reason END;
 
--- name: event_differences
--- One row if an event's tickets are not counted as they are: what to add, issued, void, transferred, missing, inside,
+-- name: ticket_differences
+-- One row if an event's tickets are not counted as they are: gate_id int, span_min int, since timestamptz, entries, exits,
+-- admitted, refused int (all zero: which counter it is); what to add, issued, void, transferred, missing, inside,
 -- scanned, annulled bigint.
 -- Binds: event_id int.
 -- Index: event_counts_pkey, and any that begins with event_id: it reads the event's rows.
-SELECT difference.*
+SELECT 0 AS gate_id, 0 AS span_min, TIMESTAMPTZ '1970-01-01 00:00Z' AS since, 0 AS entries, 0 AS exits, 0 AS admitted,
+       0 AS refused, issued, void, transferred, missing, inside, scanned, annulled
   FROM (SELECT CAST(ticket.issued - coalesce(sum(kept.issued), 0) AS bigint) AS issued,
                CAST(ticket.void - coalesce(sum(kept.void), 0) AS bigint) AS void,
                CAST(ticket.transferred - coalesce(sum(kept.transferred), 0) AS bigint) AS transferred,
@@ -140,6 +138,8 @@ SELECT difference.*
                  WHERE event_id = :event_id) AS log
      LEFT JOIN event_counts AS kept
             ON kept.event_id = :event_id
+           AND kept.gate_id = 0
+           AND kept.span_min = 0
       GROUP BY ticket.issued, ticket.void, ticket.transferred, ticket.missing, ticket.inside, log.scanned,
                log.annulled) AS difference
  WHERE (issued, void, transferred, missing, inside, scanned, annulled) <> (0, 0, 0, 0, 0, 0, 0);
@@ -148,7 +148,7 @@ SELECT difference.*
 -- One row per span that is not counted as the log has it, in key order: gate_id int, span_min smallint, since timestamptz;
 -- what to add, entries, exits, admitted, refused bigint. The log is read once, by minute; the rest are sums of that.
 -- Binds: event_id int.
--- Index: scan_counts_pkey, and any that begins with event_id: it reads the event's rows.
+-- Index: event_counts_pkey, and any that begins with event_id: it reads the event's rows.
   WITH moment AS (
          SELECT gate_id, date_trunc('minute', happened_at) AS minute,
                 count(*) FILTER (WHERE verdict = 'admitted' AND direction = 'entry' AND annulled_at IS NULL) AS entries,
@@ -177,7 +177,7 @@ SELECT difference.*
      CROSS JOIN LATERAL (VALUES (0), (moment.gate_id)) AS place (gate_id)
       UNION ALL
          SELECT gate_id, span_min, since, -entries, -exits, -admitted, -refused
-           FROM scan_counts
+           FROM event_counts
           WHERE event_id = :event_id
        )
   SELECT gate_id, span_min, since, CAST(sum(entries) AS bigint) AS entries, CAST(sum(exits) AS bigint) AS exits,
@@ -266,26 +266,23 @@ ORDER BY id
 -- (were presented), scans, entries, exits, refused, annulled, conflicts, open_conflicts: bigint (counts), refused_by_reason
 -- jsonb (counts by reason). One statement, so that they are of one snapshot and add up.
 -- Binds: event_id int.
--- Index: event_counts_pkey, scan_counts_pkey, refusal_counts_pkey, scan_conflicts_pkey.
+-- Index: event_counts_pkey, refusal_counts_pkey, scan_conflicts_pkey.
 SELECT issued, void, transferred, admitted, no_shows, inside, unique_tickets,
        entries + exits + refused + annulled AS scans, entries, exits, refused, annulled, conflicts, open_conflicts,
        refused_by_reason
   FROM (SELECT CAST(coalesce(sum(issued), 0) AS bigint) AS issued, CAST(coalesce(sum(void), 0) AS bigint) AS void,
                CAST(coalesce(sum(transferred), 0) AS bigint) AS transferred,
+               CAST(coalesce(sum(admitted), 0) AS bigint) AS admitted,
                CAST(coalesce(sum(missing), 0) AS bigint) AS no_shows,
                CAST(coalesce(sum(inside), 0) AS bigint) AS inside,
                CAST(coalesce(sum(scanned), 0) AS bigint) AS unique_tickets,
+               CAST(coalesce(sum(entries), 0) AS bigint) AS entries, CAST(coalesce(sum(exits), 0) AS bigint) AS exits,
+               CAST(coalesce(sum(refused), 0) AS bigint) AS refused,
                CAST(coalesce(sum(annulled), 0) AS bigint) AS annulled
           FROM event_counts
-         WHERE event_id = :event_id) AS tickets
- CROSS JOIN
-       (SELECT CAST(coalesce(sum(entries), 0) AS bigint) AS entries, CAST(coalesce(sum(exits), 0) AS bigint) AS exits,
-               CAST(coalesce(sum(admitted), 0) AS bigint) AS admitted,
-               CAST(coalesce(sum(refused), 0) AS bigint) AS refused
-          FROM scan_counts
          WHERE event_id = :event_id
            AND gate_id = 0
-           AND span_min = 0) AS log
+           AND span_min = 0) AS counted
  CROSS JOIN
        (SELECT coalesce(jsonb_object_agg(reason, times), '{}') AS refused_by_reason
           FROM (SELECT reason, sum(refused) AS times
@@ -304,44 +301,43 @@ SELECT issued, void, transferred, admitted, no_shows, inside, unique_tickets,
 -- Index: event_counts_pkey.
 SELECT CAST(coalesce(sum(changes), 0) AS bigint) AS changes, max(changed_at) AS changed_at
   FROM event_counts
- WHERE event_id = :event_id;
+ WHERE event_id = :event_id
+   AND gate_id = 0
+   AND span_min = 0;
 
 -- name: all_changes
 -- One row, as event_changes, of all events.
 -- Binds: none.
--- Index: none: it reads a few rows an event.
-SELECT CAST(coalesce(sum(changes), 0) AS bigint) AS changes, max(changed_at) AS changed_at
-  FROM event_counts;
+-- Index: event_pkey or a scan of event, event_counts_pkey.
+SELECT CAST(coalesce(sum(counted.changes), 0) AS bigint) AS changes, max(counted.changed_at) AS changed_at
+  FROM event
+  JOIN event_counts AS counted
+    ON counted.event_id = event.id
+   AND counted.gate_id = 0
+   AND counted.span_min = 0;
 
 -- name: all_totals
 -- One row per event after an id, in id order: id int, slug, name, time_zone text, capacity int or NULL, issued, void,
 -- transferred, admitted, no_shows, inside, unique_tickets, entries, exits, refused, annulled bigint.
 -- Binds: after_id, page int.
--- Index: event_pkey, event_counts_pkey, scan_counts_pkey.
+-- Index: event_pkey, event_counts_pkey.
    SELECT event.id, event.slug, event.name, event.time_zone, event.capacity,
-          tickets.issued, tickets.void, tickets.transferred, log.admitted, tickets.no_shows, tickets.inside,
-          tickets.unique_tickets, log.entries, log.exits, log.refused, tickets.annulled
-     FROM event
-    CROSS JOIN LATERAL
-          (SELECT CAST(coalesce(sum(issued), 0) AS bigint) AS issued, CAST(coalesce(sum(void), 0) AS bigint) AS void,
-                  CAST(coalesce(sum(transferred), 0) AS bigint) AS transferred,
-                  CAST(coalesce(sum(missing), 0) AS bigint) AS no_shows,
-                  CAST(coalesce(sum(inside), 0) AS bigint) AS inside,
-                  CAST(coalesce(sum(scanned), 0) AS bigint) AS unique_tickets,
-                  CAST(coalesce(sum(annulled), 0) AS bigint) AS annulled
-             FROM event_counts
-            WHERE event_counts.event_id = event.id) AS tickets
-    CROSS JOIN LATERAL
-          (SELECT CAST(coalesce(sum(entries), 0) AS bigint) AS entries, CAST(coalesce(sum(exits), 0) AS bigint) AS exits,
-                  CAST(coalesce(sum(admitted), 0) AS bigint) AS admitted,
-                  CAST(coalesce(sum(refused), 0) AS bigint) AS refused
-             FROM scan_counts
-            WHERE scan_counts.event_id = event.id
-              AND gate_id = 0
-              AND span_min = 0) AS log
-    WHERE event.id > :after_id
- ORDER BY event.id
-    LIMIT :page;
+          CAST(coalesce(sum(issued), 0) AS bigint) AS issued, CAST(coalesce(sum(void), 0) AS bigint) AS void,
+          CAST(coalesce(sum(transferred), 0) AS bigint) AS transferred,
+          CAST(coalesce(sum(admitted), 0) AS bigint) AS admitted,
+          CAST(coalesce(sum(missing), 0) AS bigint) AS no_shows,
+          CAST(coalesce(sum(inside), 0) AS bigint) AS inside,
+          CAST(coalesce(sum(scanned), 0) AS bigint) AS unique_tickets,
+          CAST(coalesce(sum(entries), 0) AS bigint) AS entries, CAST(coalesce(sum(exits), 0) AS bigint) AS exits,
+          CAST(coalesce(sum(refused), 0) AS bigint) AS refused,
+          CAST(coalesce(sum(annulled), 0) AS bigint) AS annulled
+     FROM (SELECT id, slug, name, time_zone, capacity FROM event WHERE id > :after_id ORDER BY id LIMIT :page) AS event
+LEFT JOIN event_counts AS counted
+       ON counted.event_id = event.id
+      AND counted.gate_id = 0
+      AND counted.span_min = 0
+ GROUP BY event.id, event.slug, event.name, event.time_zone, event.capacity
+ ORDER BY event.id;
 
 -- name: gate_by_name
 -- One row or none: id int.
@@ -356,7 +352,7 @@ SELECT id
 -- One row per gate, by name: gate_id int, gate text, entries, exits, admitted, refused, recent_entries, recent_exits bigint
 -- (since a moment), last_minute timestamptz or NULL (the last in which anything was scanned that was not taken back).
 -- Binds: event_id int, recent_from timestamptz.
--- Index: gate's on event_id, scan_counts_pkey.
+-- Index: gate's on event_id, event_counts_pkey.
    SELECT gate.id AS gate_id, gate.name AS gate, total.entries, total.exits, total.admitted, total.refused,
           recent.entries AS recent_entries, recent.exits AS recent_exits, latest.last_minute
      FROM gate
@@ -364,20 +360,20 @@ SELECT id
           (SELECT CAST(coalesce(sum(entries), 0) AS bigint) AS entries, CAST(coalesce(sum(exits), 0) AS bigint) AS exits,
                   CAST(coalesce(sum(admitted), 0) AS bigint) AS admitted,
                   CAST(coalesce(sum(refused), 0) AS bigint) AS refused
-             FROM scan_counts
+             FROM event_counts
             WHERE event_id = :event_id
               AND gate_id = gate.id
               AND span_min = 0) AS total
     CROSS JOIN LATERAL
           (SELECT CAST(coalesce(sum(entries), 0) AS bigint) AS entries, CAST(coalesce(sum(exits), 0) AS bigint) AS exits
-             FROM scan_counts
+             FROM event_counts
             WHERE event_id = :event_id
               AND gate_id = gate.id
               AND span_min = 1
               AND since >= CAST(:recent_from AS timestamptz)) AS recent
 LEFT JOIN LATERAL
           (SELECT since AS last_minute
-             FROM scan_counts
+             FROM event_counts
             WHERE event_id = :event_id
               AND gate_id = gate.id
               AND span_min = 1
@@ -393,11 +389,11 @@ LEFT JOIN LATERAL
 -- One row per bucket that has anything, in order: place int (from 1), entries, exits, admitted, refused bigint.
 -- Binds: event_id, gate_id int (0: all), span_min int (1 or 15), starts timestamptz[] (of the buckets, in order), until
 --        timestamptz (the end of the last).
--- Index: scan_counts_pkey.
+-- Index: event_counts_pkey.
   SELECT width_bucket(since, CAST(:starts AS timestamptz[])) AS place,
          CAST(sum(entries) AS bigint) AS entries, CAST(sum(exits) AS bigint) AS exits,
          CAST(sum(admitted) AS bigint) AS admitted, CAST(sum(refused) AS bigint) AS refused
-    FROM scan_counts
+    FROM event_counts
    WHERE event_id = :event_id
      AND gate_id = :gate_id
      AND span_min = :span_min
@@ -409,9 +405,9 @@ ORDER BY place;
 -- name: active_range
 -- One row: first_at, last_at timestamptz or NULL, when the first and the last quarter of an hour begins that has scans.
 -- Binds: event_id, gate_id int (0: all).
--- Index: scan_counts_pkey.
+-- Index: event_counts_pkey.
 SELECT (SELECT since
-          FROM scan_counts
+          FROM event_counts
          WHERE event_id = :event_id
            AND gate_id = :gate_id
            AND span_min = 15
@@ -420,7 +416,7 @@ SELECT (SELECT since
       ORDER BY since
          LIMIT 1) AS first_at,
        (SELECT since
-          FROM scan_counts
+          FROM event_counts
          WHERE event_id = :event_id
            AND gate_id = :gate_id
            AND span_min = 15
@@ -433,12 +429,12 @@ SELECT (SELECT since
 -- One row per hour of the week that has anything, by the clock of a zone: weekday int (1: Monday), hour int, entries,
 -- exits, refused bigint.
 -- Binds: event_id int, zone text, since, until timestamptz.
--- Index: scan_counts_pkey.
+-- Index: event_counts_pkey.
   SELECT CAST(extract(isodow FROM since AT TIME ZONE :zone) AS integer) AS weekday,
          CAST(extract(hour FROM since AT TIME ZONE :zone) AS integer) AS hour,
          CAST(sum(entries) AS bigint) AS entries, CAST(sum(exits) AS bigint) AS exits,
          CAST(sum(refused) AS bigint) AS refused
-    FROM scan_counts
+    FROM event_counts
    WHERE event_id = :event_id
      AND gate_id = 0
      AND span_min = 15
@@ -452,10 +448,10 @@ ORDER BY weekday, hour;
 -- One row: entries of the last 1, 5 and 15 whole minutes, entries_1, entries_5, entries_15 bigint; the minute with most
 -- entries since a moment, the first of several, peak_minute timestamptz or NULL, peak_entries bigint.
 -- Binds: event_id int, until timestamptz (the end of the last whole minute), peak_from timestamptz.
--- Index: scan_counts_pkey.
+-- Index: event_counts_pkey.
   WITH minute AS (
          SELECT since, sum(entries) AS entries
-           FROM scan_counts
+           FROM event_counts
           WHERE event_id = :event_id
             AND gate_id = 0
             AND span_min = 1
@@ -597,17 +593,15 @@ LEFT JOIN ticket AS taker
 -- One row per event that people entered lately, most first: id int, slug, name text, score float8: entries, those of a
 -- quarter of an hour counting half as much for each half-life since it began; entries bigint, of all that time.
 -- Binds: now, since timestamptz, half_life_s int, page int.
--- Index: none for event_counts (a few rows an event); event_pkey, scan_counts_pkey.
+-- Index: none for event, of which it reads every row; event_counts_pkey.
   SELECT event.id, event.slug, event.name, trend.score, trend.entries
-    FROM (SELECT DISTINCT event_id FROM event_counts WHERE changed_at >= CAST(:since AS timestamptz)) AS live
-    JOIN event
-      ON event.id = live.event_id
+    FROM event
     CROSS JOIN LATERAL
          (SELECT sum(entries * power(CAST(0.5 AS double precision),
                                      extract(epoch FROM CAST(:now AS timestamptz) - since) / :half_life_s)) AS score,
                  CAST(sum(entries) AS bigint) AS entries
-            FROM scan_counts
-           WHERE scan_counts.event_id = event.id
+            FROM event_counts
+           WHERE event_counts.event_id = event.id
              AND gate_id = 0
              AND span_min = 15
              AND since >= CAST(:since AS timestamptz)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from analytics import queries
 from analytics.models import REPAIRS_SLOT
-from analytics.queries import EventDelta
+from analytics.queries import WHOLE_EVENT
 from core import db
 
 ATTEMPTS = 5
@@ -55,9 +55,10 @@ def _compare(conn: Connection, event_id: int, mends: bool, now: datetime) -> Rec
         differences += len(lacking)
         examples += [{"counter": counter, **row._asdict()} for row in lacking[: EXAMPLES_MAX - len(examples)]]
         if mends:
-            found: dict[str, Any] = {"event": EventDelta(), "scans": (), "refusals": (), "codes": ()}
-            found[counter] = lacking[0] if counter == "event" else lacking
+            found: dict[str, Any] = {counter: lacking}
             queries.add_counts(conn, event_id=event_id, slot=REPAIRS_SLOT, now=now, **found)
+    if mends and differences:
+        queries.add_counts(conn, event_id=event_id, slot=REPAIRS_SLOT, counts=[WHOLE_EVENT], now=now)
     return Recount(differences, examples)
 
 

@@ -77,7 +77,7 @@ def make(driver):
 
 HOT_TABLES = (
     *("ticket", "ticket_scans", "ticket_transfers", "scan_conflicts"),
-    *("event_counts", "scan_counts", "refusal_counts", "refused_codes"),
+    *("event_counts", "refusal_counts", "refused_codes"),
 )
 
 

@@ -81,7 +81,7 @@ def test_a_repair_while_scans_go_on_adds_what_is_missing_and_nothing_else():
     tickets = [ticket.code for ticket in issue(event, 30)]
     write(event, devices, tickets, "before", 5)
     with db.begin() as conn:
-        for table in ("event_counts", "scan_counts", "refusal_counts", "refused_codes"):
+        for table in ("event_counts", "refusal_counts", "refused_codes"):
             conn.exec_driver_sql(f"DELETE FROM {table}")
     connection.close()
 

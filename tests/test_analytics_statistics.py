@@ -441,7 +441,7 @@ def test_counters_that_are_lost_are_built_again_from_the_rows(night):
         before = statistics.event_totals(conn, event_id=night.id)
         spans = statistics.active_range(conn, event_id=night.id)
     with db.begin() as conn:
-        for table in ("event_counts", "scan_counts", "refusal_counts", "refused_codes"):
+        for table in ("event_counts", "refusal_counts", "refused_codes"):
             conn.exec_driver_sql(f"DELETE FROM {table} WHERE event_id = %s", (night.id,))
     Ticket.objects.filter(event_id=night.id).update(scanned=False)
 

@@ -19,17 +19,24 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='EventCount',
             fields=[
-                ('pk', models.CompositePrimaryKey('event_id', 'slot', blank=True, editable=False, primary_key=True, serialize=False)),
+                ('pk', models.CompositePrimaryKey('event_id', 'gate_id', 'span_min', 'since', 'slot', blank=True, editable=False, primary_key=True, serialize=False)),
                 ('event_id', models.IntegerField()),
+                ('gate_id', models.IntegerField(help_text='0: all gates')),
+                ('span_min', models.SmallIntegerField(help_text='1, 15, or 0: all time')),
+                ('since', models.DateTimeField()),
                 ('slot', models.SmallIntegerField()),
-                ('changes', models.BigIntegerField(help_text='how often anything of the event was counted')),
+                ('changes', models.BigIntegerField(help_text='how often anything was added')),
                 ('changed_at', models.DateTimeField()),
+                ('entries', models.BigIntegerField()),
+                ('exits', models.BigIntegerField()),
+                ('admitted', models.BigIntegerField(help_text='tickets that came in for the first time')),
+                ('refused', models.BigIntegerField()),
                 ('issued', models.BigIntegerField()),
                 ('void', models.BigIntegerField()),
                 ('transferred', models.BigIntegerField()),
                 ('missing', models.BigIntegerField(help_text='valid and not admitted')),
                 ('inside', models.BigIntegerField()),
-                ('scanned', models.BigIntegerField(help_text='was presented at a gate, whatever the verdict')),
+                ('scanned', models.BigIntegerField(help_text='were presented at a gate, whatever the verdict')),
                 ('annulled', models.BigIntegerField(help_text='scans, not tickets')),
             ],
             options={
@@ -64,24 +71,6 @@ class Migration(migrations.Migration):
             ],
             options={
                 'db_table': 'refused_codes',
-            },
-        ),
-        migrations.CreateModel(
-            name='ScanCount',
-            fields=[
-                ('pk', models.CompositePrimaryKey('event_id', 'gate_id', 'span_min', 'since', 'slot', blank=True, editable=False, primary_key=True, serialize=False)),
-                ('event_id', models.IntegerField()),
-                ('gate_id', models.IntegerField(help_text='0: all gates')),
-                ('span_min', models.SmallIntegerField(help_text='1, 15, or 0: all time')),
-                ('since', models.DateTimeField()),
-                ('slot', models.SmallIntegerField()),
-                ('entries', models.BigIntegerField()),
-                ('exits', models.BigIntegerField()),
-                ('admitted', models.BigIntegerField(help_text='tickets that came in for the first time')),
-                ('refused', models.BigIntegerField()),
-            ],
-            options={
-                'db_table': 'scan_counts',
             },
         ),
         migrations.AddIndex(

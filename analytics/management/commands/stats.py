@@ -101,4 +101,4 @@ class Command(BaseCommand):
                 self.stdout.write(f"  {words}")
 
 
-_NUMBERS = {*queries.EventDelta._fields, "entries", "exits", "admitted", "refused"}
+_NUMBERS = set(queries.NUMBERS)
