@@ -50,7 +50,10 @@ def test_what_is_off_is_listed_and_mended_only_if_asked_for(event):
 
     lines = out.splitlines()
     assert (code, words) == (1, "The counters are off: --repair mends them.")
-    assert lines[:2] == ["summer: 3 differ", "  counter counts, gate_id 0, span_min 0, since 1970-01-01 00:00:00+00:00, inside -3"]
+    assert lines[:2] == [
+        "summer: 3 differ",
+        "  counter counts, gate_id 0, span_min 0, since 1970-01-01 00:00:00+00:00, inside -3",
+    ]
     assert lines[2].startswith(
         "  counter counts, gate_id 0, span_min 1, since 2026-06-12 19:30:00+00:00, entries +3, admitted +3"
     )
