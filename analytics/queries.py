@@ -154,7 +154,7 @@ def record_scans(
         f"{name}s": list(column) if name in _TEXTS else sql.array(column)
         for name, column in zip(ScanRecord._fields, values, strict=True)
     }
-    rows = conn.execute(
+    rows = conn.exec_driver_sql(
         _STATEMENTS["record_scans"], {"event_id": event_id, "recorded_at": recorded_at, **columns}
     )
     return {row.nonce: row.scan_id for row in rows}
@@ -178,11 +178,11 @@ def add_counts(
     if counts:
         values = [sql.array(column) for column in zip(*counts, strict=True)]
         named = dict(zip(("gate_ids", "span_mins", "sinces", *NUMBERS), values, strict=True))
-        conn.execute(_STATEMENTS["add_event_counts"], {**key, "counted_at": now, **named})
+        conn.exec_driver_sql(_STATEMENTS["add_event_counts"], {**key, "counted_at": now, **named})
     if refusals:
         gates, devices, reasons, refused = (list(column) for column in zip(*refusals, strict=True))
         columns = {"gate_ids": gates, "device_ids": devices, "reasons": reasons, "refused": refused}
-        conn.execute(_STATEMENTS["add_refusal_counts"], {**key, **columns})
+        conn.exec_driver_sql(_STATEMENTS["add_refusal_counts"], {**key, **columns})
     if codes:
         tickets, texts, refused, last_ats, reasons = (list(column) for column in zip(*codes, strict=True))
         columns = {
@@ -192,7 +192,7 @@ def add_counts(
             "last_ats": last_ats,
             "reasons": reasons,
         }
-        conn.execute(_STATEMENTS["add_refused_codes"], {"event_id": event_id, **columns})
+        conn.exec_driver_sql(_STATEMENTS["add_refused_codes"], {"event_id": event_id, **columns})
 
 
 Lacking = Sequence[Delta | RefusalDelta | RefusedCode]
@@ -208,19 +208,22 @@ _DIFFERENCES: tuple[tuple[str, str, Callable[..., Delta | RefusalDelta | Refused
 def differences(conn: Connection, *, event_id: int, rows: int) -> Iterator[tuple[str, Lacking]]:
     """Recount an event and yield what its counters lack: kinds as add_counts names them, and at most so many rows each."""
     for counter, name, made in _DIFFERENCES:
-        statement = _STATEMENTS[name].execution_options(yield_per=rows)
-        for found in conn.execute(statement, {"event_id": event_id}).partitions():
+        options = {"yield_per": rows}
+        result = conn.exec_driver_sql(_STATEMENTS[name], {"event_id": event_id}, execution_options=options)
+        for found in result.partitions():
             yield counter, [made(*row) for row in found]
 
 
 def unmarked_tickets(conn: Connection, *, event_id: int) -> list[int]:
     """Return tickets that were scanned, as the log has it, and whose rows don't say so."""
-    return list(conn.execute(_STATEMENTS["unmarked_tickets"], {"event_id": event_id}).scalars())
+    return list(conn.exec_driver_sql(_STATEMENTS["unmarked_tickets"], {"event_id": event_id}).scalars())
 
 
 def mark_scanned(conn: Connection, *, event_id: int, ticket_ids: Sequence[int]) -> None:
     """Note of tickets that they were scanned."""
-    conn.execute(_STATEMENTS["mark_scanned"], {"event_id": event_id, "ticket_ids": sql.array(ticket_ids)})
+    conn.exec_driver_sql(
+        _STATEMENTS["mark_scanned"], {"event_id": event_id, "ticket_ids": sql.array(ticket_ids)}
+    )
 
 
 def event_slugs(conn: Connection) -> list[tuple[int, str]]:
@@ -228,7 +231,7 @@ def event_slugs(conn: Connection) -> list[tuple[int, str]]:
     found: list[tuple[int, str]] = []
     while page := [
         (row.id, row.slug)
-        for row in conn.execute(
+        for row in conn.exec_driver_sql(
             _STATEMENTS["event_slugs"], {"after_id": found[-1][0] if found else 0, "page": 1000}
         )
     ]:
@@ -238,7 +241,7 @@ def event_slugs(conn: Connection) -> list[tuple[int, str]]:
 
 def record_conflicts(conn: Connection, *, event_id: int, nonces: Sequence[str], noticed_at: datetime) -> None:
     """Note offline entries of the log that were refused, with the entries that had used their tickets."""
-    conn.execute(
+    conn.exec_driver_sql(
         _STATEMENTS["record_conflicts"],
         {"event_id": event_id, "nonces": list(nonces), "noticed_at": noticed_at},
     )
@@ -246,7 +249,7 @@ def record_conflicts(conn: Connection, *, event_id: int, nonces: Sequence[str], 
 
 def event_by_slug(conn: Connection, *, slug: str) -> EventRow | None:
     """Return the event of that name, if there is one."""
-    row = conn.execute(_STATEMENTS["event_by_slug"], {"slug": slug}).one_or_none()
+    row = conn.exec_driver_sql(_STATEMENTS["event_by_slug"], {"slug": slug}).one_or_none()
     return EventRow(*row) if row else None
 
 
@@ -261,7 +264,7 @@ def scan_page(
 ) -> list[LoggedScan]:
     """Return the event's scans before an id, newest first; a gate by its name."""
     binds = {"event_id": event_id, "before_id": before_id, "verdict": verdict, "gate": gate, "page": page}
-    return [LoggedScan(*row) for row in conn.execute(_STATEMENTS["scan_page"], binds)]
+    return [LoggedScan(*row) for row in conn.exec_driver_sql(_STATEMENTS["scan_page"], binds)]
 
 
 def conflict_page(
@@ -269,7 +272,7 @@ def conflict_page(
 ) -> list[ConflictRow]:
     """Return the event's conflicts before an id, newest first."""
     binds = {"event_id": event_id, "before_id": before_id, "open_only": open_only, "page": page}
-    return [ConflictRow(*row) for row in conn.execute(_STATEMENTS["conflict_page"], binds)]
+    return [ConflictRow(*row) for row in conn.exec_driver_sql(_STATEMENTS["conflict_page"], binds)]
 
 
 def sign_off_conflict(
@@ -289,7 +292,7 @@ def sign_off_conflict(
         "signed_off_by": signed_off_by,
         "note": note,
     }
-    row = conn.execute(_STATEMENTS["sign_off_conflict"], binds).one_or_none()
+    row = conn.exec_driver_sql(_STATEMENTS["sign_off_conflict"], binds).one_or_none()
     if row is None:
         return None
     # Whoever asks whether anything changed, because it counts open conflicts, must hear of it.

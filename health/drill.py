@@ -90,7 +90,7 @@ class Drill:
         def count() -> None:
             while not done.wait(0.1):
                 with db.begin() as conn:
-                    for process, connections in conn.execute(SQL["connections_by_process"]):
+                    for process, connections in conn.exec_driver_sql(SQL["connections_by_process"]):
                         self._most[process] = max(self._most.get(process, 0), connections)
 
         counter = threading.Thread(target=count, name="drill-counter", daemon=True)
@@ -117,7 +117,7 @@ class Drill:
         for process in self._processes:
             self._take(process)  # so that there is something to kill
             with db.begin() as conn:
-                killed += len(conn.execute(SQL["kill_idle"], {"process": process}).all())
+                killed += len(conn.exec_driver_sql(SQL["kill_idle"], {"process": process}).all())
             self._take(process)
         return f"{killed} idle connections were killed; nobody noticed"
 
@@ -250,7 +250,7 @@ class Drill:
         for process in self._processes:
             self._take(process)
             with db.begin() as conn:
-                pids = conn.execute(SQL["backends"], {"process": process}).scalars().all()
+                pids = conn.exec_driver_sql(SQL["backends"], {"process": process}).scalars().all()
             for pid in pids:
                 try:
                     backend = psutil.Process(pid)

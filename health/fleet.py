@@ -52,7 +52,7 @@ class Fleet(NamedTuple):
 def measure() -> Fleet:
     """Look at the server: who is connected, and how many may be."""
     with db.within(WITHIN_S), db.begin() as conn:
-        return Fleet(*conn.execute(SQL["fleet"], {"process": process_name()}).one())
+        return Fleet(*conn.exec_driver_sql(SQL["fleet"], {"process": process_name()}).one())
 
 
 def problem(fleet: Fleet, processes: int) -> str:
@@ -62,7 +62,7 @@ def problem(fleet: Fleet, processes: int) -> str:
     """
     if settings.PGBOUNCER:
         with db.begin() as conn:
-            timeout = conn.execute(SQL["lock_timeout"]).scalar_one()
+            timeout = conn.exec_driver_sql(SQL["lock_timeout"]).scalar_one()
         return "" if timeout != "0" else NO_LOCK_TIMEOUT
     return fleet.advice(processes) if fleet.needed(processes) > fleet.allowed else ""
 
