@@ -210,7 +210,7 @@ ORDER BY gate_id, device_id, reason;
 -- One row per code whose refusals are not counted as the log has them, in key order: ticket_id bigint, code text, refused
 -- bigint (what to add), last_at timestamptz, reason text (of the last refusal).
 -- Binds: event_id int.
--- Index: refused_codes_pkey, and any that begins with event_id: it reads the event's rows.
+-- Index: any that begins with event_id: it reads the event's rows.
   SELECT ticket_id, code, CAST(sum(refused) AS bigint) AS refused, max(last_at) AS last_at,
          (array_agg(reason ORDER BY last_at DESC, id DESC))[1] AS reason
     FROM (SELECT coalesce(ticket_id, 0) AS ticket_id, CASE WHEN ticket_id IS NULL THEN coalesce(code, '') ELSE '' END AS code,
@@ -308,7 +308,7 @@ SELECT CAST(coalesce(sum(changes), 0) AS bigint) AS changes, max(changed_at) AS 
 -- name: all_changes
 -- One row, as event_changes, of all events.
 -- Binds: none.
--- Index: event_pkey or a scan of event, event_counts_pkey.
+-- Index: none for event, of which it reads every row; event_counts_pkey.
 SELECT CAST(coalesce(sum(counted.changes), 0) AS bigint) AS changes, max(counted.changed_at) AS changed_at
   FROM event
   JOIN event_counts AS counted
@@ -495,22 +495,15 @@ ORDER BY sum(refused) DESC, gate_id, device_id, reason;
 -- timestamptz, offline boolean.
 -- Binds: event_id int, before_id bigint (or NULL: from the newest on), page int.
 -- Index: ticket_scans_refused_idx, backwards.
-   SELECT scan.id AS scan_id, scan.ticket_id, gate.name AS gate, device.name AS device, person.username AS "user",
-          scan.direction, scan.reason, CASE WHEN scan.reason <> 'wrong_event' THEN scan.code END AS code,
-          scan.happened_at, scan.recorded_at, scan.offline
-     FROM (SELECT *
-             FROM invalid_attempts
-            WHERE event_id = :event_id
-              AND (CAST(:before_id AS bigint) IS NULL OR id < CAST(:before_id AS bigint))
-         ORDER BY id DESC
-            LIMIT CAST(:page AS integer)) AS scan
-LEFT JOIN gate
-       ON gate.id = scan.gate_id
-LEFT JOIN device
-       ON device.id = scan.device_id
-LEFT JOIN auth_user AS person
-       ON person.id = scan.user_id
- ORDER BY scan.id DESC;
+  SELECT id AS scan_id, ticket_id, (SELECT name FROM gate WHERE id = gate_id) AS gate,
+         (SELECT name FROM device WHERE id = device_id) AS device,
+         (SELECT username FROM auth_user WHERE id = user_id) AS "user",
+         direction, reason, CASE WHEN reason <> 'wrong_event' THEN code END AS code, happened_at, recorded_at, offline
+    FROM invalid_attempts
+   WHERE event_id = :event_id
+     AND (CAST(:before_id AS bigint) IS NULL OR id < CAST(:before_id AS bigint))
+ORDER BY id DESC
+   LIMIT CAST(:page AS integer);
 
 -- name: repeated_codes
 -- One row per code that was refused more than once, most first: ticket_id bigint or NULL, code text or NULL (as
@@ -529,7 +522,7 @@ ORDER BY refused DESC
 -- One row per transfer, newest first: id bigint, from_ticket_id, to_ticket_id bigint, from_holder, to_holder text,
 -- transferred_at timestamptz, transferred_by text.
 -- Binds: event_id int, before_id bigint (or NULL: from the newest on), page int.
--- Index: ticket_transfers_pkey, backwards; ticket_pkey.
+-- Index: ticket_transfers_pkey, backwards; ticket's by id.
    SELECT link.id, link.from_ticket_id, link.to_ticket_id, coalesce(giver.holder, '') AS from_holder,
           coalesce(taker.holder, '') AS to_holder, link.transferred_at, link.transferred_by
      FROM (SELECT *
@@ -549,7 +542,7 @@ LEFT JOIN ticket AS taker
 -- name: transfer_chain
 -- One row per transfer of the chain that a ticket is in, the oldest first: as transfer_page. A hundred on either side.
 -- Binds: event_id int, ticket_id bigint.
--- Index: ticket_transfers_from_once, ticket_transfers_to_once; ticket_pkey.
+-- Index: ticket_transfers_from_once, ticket_transfers_to_once; ticket's by id.
 WITH RECURSIVE back AS (
          SELECT link.*, 1 AS step
            FROM ticket_transfers AS link

@@ -114,7 +114,7 @@ def plenty(db):
                  SELECT d, d % 1000 + 1, 'Scanner', sha256(CAST('t' || d AS bytea)), now()
                    FROM generate_series(1, 3000) AS d;
             INSERT INTO ticket (event_id, id, holder, email, kind, reference, issued_at, inside)
-                 SELECT n % 40 + 1, n, 'Ada', '', '', 'r' || n, now(), FALSE FROM generate_series(1, 8000) AS n;
+                 SELECT n % 200 + 1, n, 'Ada', '', '', 'r' || n, now(), FALSE FROM generate_series(1, 8000) AS n;
             INSERT INTO ticket_scans (event_id, ticket_id, gate_id, device_id, nonce, direction, verdict, reason,
                                       scanned_at, recorded_at, happened_at, offline)
                  SELECT event_id, id, event_id, 1, 'n' || id, 'entry', CASE WHEN id % 8 = 0 THEN 'refused' ELSE 'admitted' END,
@@ -142,20 +142,24 @@ def plenty(db):
         )
 
 
-@pytest.mark.uncounted
-@pytest.mark.parametrize("name", STATEMENTS)
-def test_every_statement_is_planned_with_the_index_that_its_header_names(name, plenty):
-    statement = STATEMENTS[name]
+def plan_of(conn, statement):
     binds = {bind: BINDS[bind] for bind in re.findall(r"%\((\w+)\)s", statement)}
+    return "\n".join(row[0] for row in conn.exec_driver_sql(f"EXPLAIN {statement}", binds))
 
-    with db.begin() as conn:
-        rows = conn.exec_driver_sql(f"EXPLAIN {statement}", binds)
-        plan = "\n".join(row[0] for row in rows)
 
+def is_by_index(name, plan):
     used = set(re.findall(r"(?:using|Index Scan on|Arbiter Indexes:) (\w+)", plan))
-    assert indexes_named(name) <= used, plan
-    if "-- Index: none" not in header(name):
-        assert "Seq Scan" not in plan
+    may_read_all = "-- Index: none" in header(name)
+    return indexes_named(name) <= used and (may_read_all or "Seq Scan" not in plan)
+
+
+@pytest.mark.uncounted
+def test_every_statement_is_planned_with_the_index_that_its_header_names(plenty):
+    with db.begin() as conn:
+        plans = {name: plan_of(conn, statement) for name, statement in STATEMENTS.items()}
+
+    others = [f"{name}\n{plan}" for name, plan in plans.items() if not is_by_index(name, plan)]
+    assert not others, "\n\n".join(others)
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
