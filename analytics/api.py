@@ -123,19 +123,11 @@ def all_stats(request: HttpRequest, after: int = 0, limit: Limit = 100) -> HttpR
     """Count every event, in the order in which they were made; `totals` are of all events, not only of this page."""
 
     def build(conn: Connection, now: datetime) -> dict[str, Any]:
-        totals: dict[str, int] = {}
-        lines: list[statistics.EventLine] = []
-        after_id = 0
-        while page := statistics.all_totals(conn, after_id=after_id):
-            for line in page:
-                for name in statistics.SUMMED:
-                    totals[name] = totals.get(name, 0) + getattr(line, name)
-            lines += page
-            after_id = page[-1].id
+        lines = statistics.every_event(conn)
         shown = [line for line in lines if line.id > after][:limit]
         has_more = bool(shown) and shown[-1].id != lines[-1].id
         return {
-            "totals": totals or dict.fromkeys(statistics.SUMMED, 0),
+            "totals": statistics.sums(lines),
             "events": _rows(shown),
             "next_after": shown[-1].id if has_more else None,
         }

@@ -6,6 +6,7 @@ Each takes an open connection; several that are to agree take one of `core.db.in
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -227,6 +228,23 @@ def all_totals(conn: Connection, *, after_id: int = 0, page: int = 1000) -> list
     """Count every event after an id, in id order."""
     rows = conn.exec_driver_sql(_STATEMENTS["all_totals"], {"after_id": after_id, "page": page})
     return [EventLine(*row) for row in rows]
+
+
+def every_event(conn: Connection) -> list[EventLine]:
+    """Count every event, in id order."""
+    lines: list[EventLine] = []
+    while page := all_totals(conn, after_id=lines[-1].id if lines else 0):
+        lines += page
+    return lines
+
+
+def sums(lines: Iterable[EventLine]) -> dict[str, int]:
+    """Sum up events, number by number."""
+    totals = Counter(dict.fromkeys(SUMMED, 0))
+    for line in lines:
+        for name in SUMMED:
+            totals[name] += getattr(line, name)
+    return dict(totals)
 
 
 def gates(conn: Connection, *, event_id: int, now: datetime) -> list[GateTotals]:

@@ -16,6 +16,7 @@ from django.utils import timezone
 from analytics.models import Conflict, Scan
 from core.admin import CarefulAdmin
 from tickets.conflict_admin import ConflictAdmin
+from tickets.dashboard import Dashboard
 from tickets.kind_admin import KindInline
 from tickets.models import Device, Event, Gate, Kind, ServiceToken, Ticket, validate_time_zone
 from tickets.scan_admin import ScanAdmin
@@ -40,7 +41,7 @@ class GateInline(admin.TabularInline):
 
 
 @admin.register(Event)
-class EventAdmin(CarefulAdmin):
+class EventAdmin(CarefulAdmin, Dashboard):
     """Events with their gates; their times are those of the venue."""
 
     list_display = ("name", "slug", "time_zone", "doors", "starts", "ends", "capacity")
