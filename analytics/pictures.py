@@ -48,19 +48,22 @@ def timeline(spans: Sequence[Span], names: Sequence[str], bucket: Bucket) -> Saf
             if span.entries or span.refused
         ),
     )
-    most, when = max(zip((span.entries for span in spans), names, strict=True), key=lambda pair: pair[0])
+    busiest = max(range(len(spans)), key=lambda place: spans[place].entries)
     gist = (
         f"Scans by {_LENGTHS[bucket]}, {names[0]} to {names[-1]}: {sum(span.entries for span in spans):,} in, "
-        f"{sum(span.refused for span in spans):,} refused; most came in at {when}: {most:,}."
+        f"{sum(span.refused for span in spans):,} refused"
     )
+    if most := spans[busiest].entries:
+        gist += f"; most came in at {names[busiest]}: {most:,}"
     return format_html(
         '<svg class="picture" width="100%" height="{height}" role="img" aria-label="{gist}">\n'
         '<text y="12">{highest}</text>\n<line x2="100%" y1="{top}" y2="{top}"/>\n'
         '<svg y="{top}" width="100%" height="{plot}">\n{bars}\n</svg>\n'
         '<line x2="100%" y1="{bottom}" y2="{bottom}"/>\n'
-        '<text y="{below}">{first}</text>\n<text x="100%" y="{below}" text-anchor="end">{last}</text>\n</svg>',
+        '<text y="{below}">{first}</text>\n<text class="middle" x="{half}%" y="{below}">{middle}</text>\n'
+        '<text x="100%" y="{below}" text-anchor="end">{last}</text>\n</svg>',
         height=LINE_PX + PLOT_PX + LINE_PX,
-        gist=gist,
+        gist=f"{gist}.",
         highest=f"{highest:,}",
         top=LINE_PX,
         plot=PLOT_PX,
@@ -68,6 +71,8 @@ def timeline(spans: Sequence[Span], names: Sequence[str], bucket: Bucket) -> Saf
         bottom=LINE_PX + PLOT_PX,
         below=LINE_PX + PLOT_PX + 14,
         first=names[0],
+        half=f"{len(names) // 2 * wide:.2f}",
+        middle=names[len(names) // 2] if len(names) > 2 else "",
         last=names[-1] if len(names) > 1 else "",
     )
 
@@ -93,7 +98,7 @@ def heatmap(cells: Sequence[Cell]) -> SafeString:
                 (cell.weekday - 1) * ROW_PX + 1,
                 f"{wide * 0.92:.2f}",
                 ROW_PX - 2,
-                "entries" if cell.entries else "track",
+                "entries" if cell.entries else "empty",
                 # The weakest is still seen beside the empty ones.
                 f"{0.2 + 0.8 * cell.entries / busiest.entries:.2f}" if cell.entries else "1",
                 DAYS[cell.weekday - 1],

@@ -78,10 +78,14 @@ def test_of_nothing_there_is_no_timeline(found):
     assert pictures.timeline(found, ["a"] * len(found), Bucket.DAY) == ""
 
 
-def test_a_single_span_is_named_once():
-    root = drawn(pictures.timeline(spans((1, 0)), ["Fri"], Bucket.DAY))
+@pytest.mark.parametrize(
+    ("names", "written"),
+    [(["a"], ["a"]), (["a", "b"], ["a", "b"]), (["a", "b", "c", "d"], ["a", "c", "d"])],
+)
+def test_the_first_the_middle_and_the_last_span_are_named(names, written):
+    root = drawn(pictures.timeline(spans(*[(1, 0)] * len(names)), names, Bucket.DAY))
 
-    assert [text.text for text in root.iter("text") if text.text] == ["1", "Fri"]
+    assert [text.text for text in root.iter("text") if text.text] == ["1", *written]
 
 
 def test_an_hour_that_comes_twice_says_which_it_is():
@@ -106,7 +110,7 @@ def test_a_heatmap_has_every_hour_and_names_the_busiest():
         ("Friday, 21 to 22: 6 in", "1.00"),
         ("Friday, 22 to 23: 3 in", "0.60"),
     ]
-    assert len(rects(root, "track")) == 168 - 3
+    assert len(rects(root, "empty")) == 168 - 3
 
 
 @pytest.mark.parametrize("cells", [[], week()])

@@ -121,7 +121,6 @@ def _counted(conn: Connection, event: Event, now: datetime) -> dict[str, Any]:
     entries = [gate.entries for gate in gates]
     throughput = statistics.throughput(conn, event=row, now=now)
     scans = reverse("admin:analytics_scan_changelist")
-    is_open = event.doors_at <= now <= event.ends_at
     return {
         "totals": statistics.event_totals(conn, event_id=event.id),
         "throughput": throughput,
@@ -136,10 +135,7 @@ def _counted(conn: Connection, event: Event, now: datetime) -> dict[str, Any]:
             for gate in gates
         ],
         # Before the doors and after the end, silence says nothing.
-        "silent": statistics.silent(conn, event_id=event.id, now=now, for_min=SILENT_MIN)
-        if is_open
-        else None,
-        "silent_min": SILENT_MIN,
+        "silent": _silent(conn, event, now) if event.doors_at <= now <= event.ends_at else [],
         "reasons": _rows(
             (reason, number, f"{scans}?event={event.id}&reason={reason}")
             for reason, number in refusals.by_reason.items()
@@ -155,6 +151,18 @@ def _counted(conn: Connection, event: Event, now: datetime) -> dict[str, Any]:
             for transfer in statistics.transfer_page(conn, event_id=event.id, page=LISTED_MAX)
         ],
     }
+
+
+def _silent(conn: Connection, event: Event, now: datetime) -> list[tuple[str, list[str], int]]:
+    """Name what has been silent: what is said of them, some of them, and how many others there are."""
+    found = statistics.silent(conn, event_id=event.id, now=now, for_min=SILENT_MIN)
+    gates = [gate.gate for gate in found.gates]
+    devices = [f"{device.device}, {device.gate}" for device in found.devices]
+    told = (
+        (f"Nothing was scanned for {SILENT_MIN} minutes at", gates),
+        (f"Not seen for {SILENT_MIN} minutes", devices),
+    )
+    return [(words, names[:LISTED_MAX], max(len(names) - LISTED_MAX, 0)) for words, names in told if names]
 
 
 def _timeline(conn: Connection, event: Event, bucket_asked: str, until_asked: str) -> dict[str, Any]:
