@@ -133,7 +133,7 @@ def bar(number: float, *, most: float, of: float) -> SafeString:
     share = f"{number / of:.0%} of all" if of else "none"
     return format_html(
         '<svg class="bar" width="100%" height="12" role="img" aria-label="{}"><title>{}</title>'
-        '<rect class="track" width="100%" height="12"/><rect class="entries" width="{}%" height="12"/></svg>',
+        '<rect class="track" width="100%" height="12"/><rect class="length" width="{}%" height="12"/></svg>',
         share,
         share,
         f"{100 * number / most if most else 0:.2f}",

@@ -126,7 +126,7 @@ def test_a_bar_is_as_long_as_its_number_is_beside_the_greatest(number, most, of,
     root = drawn(pictures.bar(number, most=most, of=of))
 
     assert root.get("aria-label") == label
-    assert [rect.get("width") for rect in rects(root, "entries")] == [width]
+    assert [rect.get("width") for rect in rects(root, "length")] == [width]
 
 
 def test_words_are_text_and_never_markup():

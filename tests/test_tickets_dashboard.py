@@ -118,7 +118,7 @@ def test_every_picture_says_what_it_shows_and_has_its_numbers_beside_it(admin_cl
         "most came in at Fri 12 Jun, 21:30: 1.",
         "Entries by hour of the week: most on Friday from 21 to 22, 2 of 3.",
     ]
-    assert table(page, "By 15min") == [
+    assert table(page, "A row is 15 minutes") == [
         ["Fri 12 Jun, 21:30", "1", "1", "0", "0"],
         ["Fri 12 Jun, 21:45", "1", "1", "0", "0"],
         ["Fri 12 Jun, 22:00", "1", "1", "0", "0"],
@@ -196,7 +196,18 @@ def test_while_the_doors_are_open_the_pace_and_the_silent_are_told(admin_client)
     assert "2.0 a minute came in during the last 5 minutes." in page
     assert "At that rate the 5 who are missing would take 3 minutes." in page
     assert "<b>Nothing was scanned for 10 minutes at:</b> <bdi>North</bdi>." in page
-    assert "<b>Not seen for 10 minutes:</b> <bdi>Scanner, Main gate</bdi>, <bdi>Sleeper, North</bdi>." in page
+    assert (
+        "<b>Not seen for 10 minutes:</b> <bdi>Scanner (Main gate)</bdi>, <bdi>Sleeper (North)</bdi>." in page
+    )
+
+
+def test_of_many_silent_gates_some_are_named(admin_client):
+    event = make_open_event()
+    Gate.objects.bulk_create(Gate(event=event, name=f"Gate {number:02}") for number in range(22))
+
+    page = text(admin_client, url(event))
+
+    assert "<bdi>Gate 18</bdi>, <bdi>Gate 19</bdi> and 2 more." in page
 
 
 def test_open_conflicts_lead_to_their_list(admin_client, event, device):
@@ -243,11 +254,11 @@ def test_the_bars_may_be_of_other_lengths(admin_client, event, scanned):
         ("?bucket=day", "a day"),
     ]
     assert '<a href="?bucket=hour#timeline" aria-current="true">' in by_hour
-    assert table(by_hour, "By hour") == [
+    assert table(by_hour, "A row is an hour") == [
         ["Fri 12 Jun, 21:00", "2", "2", "0", "0"],
         ["Fri 12 Jun, 22:00", "1", "1", "1", "4"],
     ]
-    assert table(by_day, "By day") == [["Fri 12 Jun 2026", "3", "3", "1", "4"]]
+    assert table(by_day, "A row is a day") == [["Fri 12 Jun 2026", "3", "3", "1", "4"]]
 
 
 def test_there_are_never_more_bars_than_fit_and_the_earlier_ones_are_a_link_away(admin_client):
@@ -261,15 +272,15 @@ def test_there_are_never_more_bars_than_fit_and_the_earlier_ones_are_a_link_away
     earlier = dict(map(reversed, links(by_hour)))["Earlier"]
     before = text(admin_client, url(event, earlier))
 
-    assert [row[0] for row in table(plain, "By day")] == [
+    assert [row[0] for row in table(plain, "A row is a day")] == [
         "Fri 12 Jun 2026",
         "Mon 15 Jun 2026",
         "Sun 12 Jul 2026",
     ]
-    assert [row[0] for row in table(by_hour, "By hour")] == ["Sun 12 Jul, 21:00"]
+    assert [row[0] for row in table(by_hour, "A row is an hour")] == ["Sun 12 Jul, 21:00"]
     assert earlier == "?bucket=hour&until=2026-07-04T12:00Z"
     assert "Latest" in dict(map(reversed, links(before)))
-    assert table(before, "By hour") is None
+    assert table(before, "A row is an hour") is None
     assert "Nothing was scanned in this time." in before
 
 
@@ -284,7 +295,7 @@ def test_the_hour_that_comes_twice_is_two_bars(admin_client):
 
     page = text(admin_client, url(event, "?bucket=hour"))
 
-    assert [row[:2] for row in table(page, "By hour")] == [
+    assert [row[:2] for row in table(page, "A row is an hour")] == [
         ["Sun 25 Oct, 02:00 CEST", "1"],
         ["Sun 25 Oct, 02:00 CET", "1"],
     ]

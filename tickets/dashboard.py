@@ -157,7 +157,7 @@ def _silent(conn: Connection, event: Event, now: datetime) -> list[tuple[str, li
     """Name what has been silent: what is said of them, some of them, and how many others there are."""
     found = statistics.silent(conn, event_id=event.id, now=now, for_min=SILENT_MIN)
     gates = [gate.gate for gate in found.gates]
-    devices = [f"{device.device}, {device.gate}" for device in found.devices]
+    devices = [f"{device.device} ({device.gate})" for device in found.devices]
     told = (
         (f"Nothing was scanned for {SILENT_MIN} minutes at", gates),
         (f"Not seen for {SILENT_MIN} minutes", devices),
@@ -190,6 +190,7 @@ def _timeline(conn: Connection, event: Event, bucket_asked: str, until_asked: st
         "spans": [pair for pair in zip(names, spans, strict=True) if any(pair[1][1:])],
         "bucket": bucket,
         "lengths": LENGTHS.items(),
+        "length": LENGTHS[bucket],
         "earlier": f"{starts[0]:%Y-%m-%dT%H:%MZ}" if starts[0] > first else "",
         "is_latest": end == last,
         "heatmap": pictures.heatmap(cells),
