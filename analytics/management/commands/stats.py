@@ -88,17 +88,21 @@ class Command(BaseCommand):
 
     def _print(self, found: dict[str, recount.Recount]) -> None:
         for slug, one in found.items():
-            self.stdout.write(
-                f"{slug}: {one.differences:,} differ"
-                + (", of which" if one.differences > len(one.examples) else "")
-            )
-            for row in one.examples:
-                words = ", ".join(
-                    f"{name} {value:+,}" if name in _NUMBERS else f"{name} {value}"
-                    for name, value in row.items()
-                    if name not in _NUMBERS or value
-                )
-                self.stdout.write(f"  {words}")
+            more = f", of which {len(one.examples)}" if one.differences > len(one.examples) else ""
+            rows = [("counter", "of", "lacks"), *map(_words, one.examples)]
+            widths = [max(len(row[place]) for row in rows) for place in (0, 1)]
+            self.stdout.write(f"{slug}: {one.differences:,} differ{more}")
+            for counter, place, lacks in rows:
+                self.stdout.write(f"  {counter:{widths[0]}}  {place:{widths[1]}}  {lacks}")
 
 
-_NUMBERS = set(queries.NUMBERS)
+def _words(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Name a counter for a person, and say what it lacks."""
+    lacks = ", ".join(f"{name} {row[name]:+,}" for name in queries.NUMBERS if row.get(name))
+    if row["counter"] == "codes":
+        return "codes", f"ticket {row['ticket_id']}" if row["ticket_id"] else repr(row["code"][:40]), lacks
+    place = f"gate {row['gate_id']}" if row["gate_id"] else "all gates"
+    if row["counter"] == "refusals":
+        return "refusals", f"{place}, device {row['device_id']}, {row['reason']}", lacks
+    span = f"{row['span_min']} min from {row['since']:%F %RZ}" if row["span_min"] else "all time"
+    return "counts", f"{place}, {span}", lacks
