@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
-from django.utils.cache import get_conditional_response
+from django.utils.http import parse_etags
 from ninja import Router
 from ninja.params.functions import Query as Param
 from pydantic import AfterValidator, Field
@@ -37,6 +37,9 @@ from core import db
 from core.errors import NotFound, QrsiteError, raises
 
 router = Router(tags=["statistics"])
+# These name tickets and holders.
+scans_router = Router(tags=["statistics"])
+tickets_router = Router(tags=["statistics"])
 SPANS_MAX = 1000
 MINUTES_MAX = 1440
 EARLIEST, LATEST = datetime(1973, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
@@ -54,7 +57,8 @@ def _zones() -> set[str]:
 
 
 def _known(zone: str) -> str:
-    if zone not in _zones():
+    # Names without a place are files, or offsets that have no summer.
+    if zone not in _zones() or ("/" not in zone and zone != "UTC"):
         raise ValueError("is no time zone of the IANA database, such as Europe/Berlin")
     return zone
 
@@ -84,63 +88,67 @@ def _wrong(field: str, message: str) -> InvalidRange:
     return InvalidRange(f"{field}: {message}", fields=[{"field": field, "message": message}])
 
 
-def _answer(
-    request: HttpRequest, slug: str | None, build: Callable[..., dict[str, Any]], *, watches_all: bool = False
-) -> HttpResponse:
+def _answer(request: HttpRequest, build: Callable[..., dict[str, Any]], *slugs: str) -> HttpResponse:
     """Answer out of one snapshot, or with 304 where the numbers are those that the client has.
 
-    The tag holds how often anything was counted, the event's row, and the minute: names of gates, what is recent, and when
+    The tag holds how often anything was counted, the events' rows, and the minute: names of gates, what is recent, and when
     devices were seen are up to a minute old for who asks with a tag, and never where anything was counted since.
     """
-    now = timezone.now()
     with db.in_one_snapshot() as conn:
-        event = None
-        if slug is not None:
-            event = queries.event_by_slug(conn, slug=slug)
-            if event is None:
-                raise NotFound(f"There is no event {slug}.")
-        version = statistics.changes(conn, None if watches_all else event and event.id)
+        # Not before: the connection may have been waited for.
+        now = timezone.now()
+        events = [_event(conn, slug) for slug in slugs]
+        versions = [statistics.changes(conn, event.id) for event in events] or [statistics.changes(conn)]
         minute = buckets.start_of(now, Bucket.MINUTE, ZoneInfo("UTC"))
-        words = repr((request.get_full_path(), event, version, minute)).encode()
+        words = repr((request.get_full_path(), events, versions, minute)).encode()
         tag = f'"{hashlib.blake2b(words, digest_size=16).hexdigest()}"'
-        response = get_conditional_response(request, etag=tag)
-        if response is None:
-            told = build(conn, now) if event is None else build(conn, event, now)
-            if event is not None:
-                told = {"event": event.slug, "time_zone": event.time_zone, **told}
+        known = parse_etags(request.headers.get("If-None-Match", ""))
+        response: HttpResponse
+        if tag in {each.removeprefix("W/") for each in known}:
+            response = HttpResponse(status=304)
+        else:
+            told = build(conn, *events, now)
+            if events:
+                told = {"event": events[0].slug, "time_zone": events[0].time_zone, **told}
             response = JsonResponse({"as_of": now, **told})
     response["ETag"] = tag
     response["Cache-Control"] = "private, no-cache"
     return response
 
 
+def _event(conn: Connection, slug: str) -> EventRow:
+    event = queries.event_by_slug(conn, slug=slug)
+    if event is None:
+        raise NotFound(f"There is no event {slug}.")
+    return event
+
+
 def _rows(rows: list[Any]) -> list[dict[str, Any]]:
     return [row._asdict() for row in rows]
 
 
+def _page(rows: list[Any], limit: int, number: str) -> tuple[list[Any], str | None]:
+    """Return a page of rows of which one more was asked for, and what the next page comes after."""
+    page = rows[:limit]
+    return page, str(getattr(page[-1], number)) if len(rows) > limit else None
+
+
 @router.get("/stats", response=AllStats, openapi_extra=UNCHANGED)
-def all_stats(request: HttpRequest, after: int = 0, limit: Limit = 100) -> HttpResponse:
-    """Count every event, in the order in which they were made; `totals` are of all events, not only of this page."""
+def all_stats(request: HttpRequest, after: After = None, limit: Limit = 100) -> HttpResponse:
+    """Count every event, the newest first; `totals` are of all events, not only of this page."""
 
     def build(conn: Connection, now: datetime) -> dict[str, Any]:
-        lines = statistics.every_event(conn)
-        shown = [line for line in lines if line.id > after][:limit]
-        has_more = bool(shown) and shown[-1].id != lines[-1].id
-        return {
-            "totals": statistics.sums(lines),
-            "events": _rows(shown),
-            "next_after": shown[-1].id if has_more else None,
-        }
+        found = statistics.all_totals(conn, before_id=after, page=limit + 1)
+        events, following = _page(found, limit, "id")
+        return {"totals": statistics.sums(conn)._asdict(), "events": _rows(events), "next": following}
 
-    return _answer(request, None, build)
+    return _answer(request, build)
 
 
 @router.get("/stats/trending", response=Trending, openapi_extra=UNCHANGED)
 def trending(request: HttpRequest, limit: Limit = 20) -> HttpResponse:
     """List the events that people are entering: an entry counts half as much an hour later."""
-    return _answer(
-        request, None, lambda conn, now: {"events": _rows(statistics.trends(conn, now=now, page=limit))}
-    )
+    return _answer(request, lambda conn, now: {"events": _rows(statistics.trends(conn, now=now, page=limit))})
 
 
 @router.get("/events/{slug:slug}/stats", response=EventStats, openapi_extra=UNCHANGED)
@@ -151,7 +159,7 @@ def event_stats(request: HttpRequest, slug: str) -> HttpResponse:
         totals = statistics.event_totals(conn, event_id=event.id)
         return {"name": event.name, "capacity": event.capacity, **totals._asdict()}
 
-    return _answer(request, slug, build)
+    return _answer(request, build, slug)
 
 
 @router.get(
@@ -207,7 +215,7 @@ def timeline(
             "spans": rows,
         }
 
-    return _answer(request, slug, build)
+    return _answer(request, build, slug)
 
 
 @router.get(
@@ -220,17 +228,33 @@ def heatmap(
     until: Moment | None = TO,
     zone: Zone | None = None,
 ) -> HttpResponse:
-    """Count by hour of the week: 7 times 24 cells, Monday's first, by the clock of the venue; all time, or a range of it."""
+    """Count by hour of the week: 7 times 24 cells, Monday's first, by the clock of the venue; all time, or a range of it.
+
+    A range is widened to whole quarters of an hour; the answer says to which.
+    """
 
     def build(conn: Connection, event: EventRow, now: datetime) -> dict[str, Any]:
         local = ZoneInfo(zone or event.time_zone)
-        begin, end = _range(since, until, (EARLIEST, LATEST), local)
+        begin, end = _range(since, until, None, local)
+        if begin:
+            begin = buckets.start_of(begin, Bucket.QUARTER, local)
+        if end and (start := buckets.start_of(end, Bucket.QUARTER, local)) < end:
+            end = buckets.end_of(start, Bucket.QUARTER, local)
         cells = statistics.heatmap(
-            conn, event_id=event.id, zone=local.key, since=begin or EARLIEST, until=end or LATEST
+            conn,
+            event_id=event.id,
+            zone=local,
+            since=begin or statistics.BEFORE_ALL,
+            until=end or LATEST,
         )
-        return {"zone": local.key, "cells": _rows(cells)}
+        return {
+            "zone": local.key,
+            "since": begin and begin.astimezone(local),
+            "until": end and end.astimezone(local),
+            "cells": _rows(cells),
+        }
 
-    return _answer(request, slug, build)
+    return _answer(request, build, slug)
 
 
 @router.get("/events/{slug:slug}/stats/gates", response=Gates, openapi_extra=UNCHANGED)
@@ -238,8 +262,8 @@ def gates(request: HttpRequest, slug: str) -> HttpResponse:
     """Count what happened at each gate: ever, and in the last 15 minutes."""
     return _answer(
         request,
-        slug,
         lambda conn, event, now: {"gates": _rows(statistics.gates(conn, event_id=event.id, now=now))},
+        slug,
     )
 
 
@@ -247,11 +271,13 @@ def gates(request: HttpRequest, slug: str) -> HttpResponse:
 def throughput(request: HttpRequest, slug: str) -> HttpResponse:
     """Tell how fast people come in, how full it is, and how many minutes the rest would take at that rate."""
     return _answer(
-        request, slug, lambda conn, event, now: statistics.throughput(conn, event=event, now=now)._asdict()
+        request, lambda conn, event, now: statistics.throughput(conn, event=event, now=now)._asdict(), slug
     )
 
 
-@router.get("/events/{slug:slug}/stats/invalid-attempts", response=InvalidAttempts, openapi_extra=UNCHANGED)
+@scans_router.get(
+    "/events/{slug:slug}/stats/invalid-attempts", response=InvalidAttempts, openapi_extra=UNCHANGED
+)
 def invalid_attempts(
     request: HttpRequest, slug: str, after: After = None, limit: Limit = 100
 ) -> HttpResponse:
@@ -259,21 +285,22 @@ def invalid_attempts(
 
     def build(conn: Connection, event: EventRow, now: datetime) -> dict[str, Any]:
         found = statistics.refusals(conn, event_id=event.id)
-        page = statistics.refused_page(conn, event_id=event.id, before_id=after, page=limit)
+        scans = statistics.refused_page(conn, event_id=event.id, before_id=after, page=limit + 1)
+        page, following = _page(scans, limit, "scan_id")
         return {
             "refused": found.refused,
             "by_reason": found.by_reason,
-            "by_gate": [{"gate": gate, "refused": number} for gate, number in found.by_gate],
-            "by_device": [{"device": device, "refused": number} for device, number in found.by_device],
+            "by_gate": _rows(found.by_gate),
+            "by_device": _rows(found.by_device[:limit]),
             "repeated": _tickets(statistics.repeated_codes(conn, event_id=event.id)),
             "scans": _tickets(page),
-            "next_after": page[-1].scan_id if len(page) == limit else None,
+            "next": following,
         }
 
-    return _answer(request, slug, build)
+    return _answer(request, build, slug)
 
 
-@router.get("/events/{slug:slug}/stats/transfers", response=Transfers, openapi_extra=UNCHANGED)
+@tickets_router.get("/events/{slug:slug}/stats/transfers", response=Transfers, openapi_extra=UNCHANGED)
 def transfers(
     request: HttpRequest, slug: str, ticket: After = None, after: After = None, limit: Limit = 100
 ) -> HttpResponse:
@@ -281,20 +308,22 @@ def transfers(
 
     def build(conn: Connection, event: EventRow, now: datetime) -> dict[str, Any]:
         if ticket is not None:
-            found = statistics.transfer_chain(conn, event_id=event.id, ticket_id=ticket)
+            found, following = statistics.transfer_chain(conn, event_id=event.id, ticket_id=ticket), None
         else:
-            found = statistics.transfer_page(conn, event_id=event.id, before_id=after, page=limit)
-        has_more = ticket is None and len(found) == limit
-        rows = [
+            rows = statistics.transfer_page(conn, event_id=event.id, before_id=after, page=limit + 1)
+            found, following = _page(rows, limit, "id")
+        told = [
             row._asdict() | {"from_ticket_id": str(row.from_ticket_id), "to_ticket_id": str(row.to_ticket_id)}
             for row in found
         ]
-        return {"transfers": rows, "next_after": found[-1].id if has_more else None}
+        return {"transfers": told, "next": following}
 
-    return _answer(request, slug, build)
+    return _answer(request, build, slug)
 
 
-@router.get("/events/{slug:slug}/stats/compare", response=Comparison, openapi_extra=UNCHANGED)
+@router.get(
+    "/events/{slug:slug}/stats/compare", response=Comparison, openapi_extra=UNCHANGED | raises(InvalidRange)
+)
 def compare(
     request: HttpRequest,
     slug: str,
@@ -304,17 +333,16 @@ def compare(
 ) -> HttpResponse:
     """Lay the entries of two events over each other, each from the minute in which its doors opened."""
 
-    def build(conn: Connection, event: EventRow, now: datetime) -> dict[str, Any]:
-        second = queries.event_by_slug(conn, slug=other)
-        if second is None:
-            raise NotFound(f"There is no event {other}.")
+    def build(conn: Connection, first: EventRow, second: EventRow, now: datetime) -> dict[str, Any]:
         told = []
-        for one in (event, second):
-            found = statistics.since_doors(conn, event=one, bucket_min=bucket_min, spans=spans)
-            told.append({"event": one.slug, "doors_at": one.doors_at, "spans": _rows(found)})
+        for event in (first, second):
+            if event.doors_at > LATEST:
+                raise _wrong("other", "the doors of one open too late to be compared")
+            found = statistics.since_doors(conn, event=event, bucket_min=bucket_min, spans=spans)
+            told.append({"event": event.slug, "doors_at": event.doors_at, "spans": _rows(found)})
         return {"bucket_min": bucket_min, "events": told}
 
-    return _answer(request, slug, build, watches_all=True)
+    return _answer(request, build, slug, other)
 
 
 @router.get("/events/{slug:slug}/stats/silent", response=SilentOut, openapi_extra=UNCHANGED)
@@ -326,7 +354,7 @@ def silent(request: HttpRequest, slug: str, minutes: Minutes = 10) -> HttpRespon
         gates = [{"gate": gate.gate, "last_minute": gate.last_minute} for gate in found.gates]
         return {"minutes": minutes, "gates": gates, "devices": _rows(found.devices)}
 
-    return _answer(request, slug, build)
+    return _answer(request, build, slug)
 
 
 def _tickets(rows: list[Any]) -> list[dict[str, Any]]:

@@ -19,18 +19,23 @@ class Bucket(StrEnum):
 
 
 _MINUTES = {Bucket.MINUTE: 1, Bucket.QUARTER: 15, Bucket.HOUR: 60}
+_HOUR = timedelta(hours=1)
 
 
 def start_of(at: datetime, bucket: Bucket, zone: ZoneInfo) -> datetime:
     """Return when the span began that a moment is in, in UTC.
 
-    A day begins at midnight, or at the first moment that it has; where the clock is set back, its hour comes twice.
+    A day begins at midnight, or at the first moment that it has, and its hours are counted from there: where the clock is
+    set back, an hour comes twice, and where it is changed by half an hour, they are half an hour off until midnight.
     """
-    local = at.astimezone(zone)
-    if bucket == Bucket.DAY:
-        return _midnight(local.date(), zone)
-    past = local.minute % _MINUTES[bucket]
-    return at.astimezone(UTC) - timedelta(minutes=past, seconds=local.second, microseconds=local.microsecond)
+    if bucket in (Bucket.MINUTE, Bucket.QUARTER):
+        at = at.astimezone(UTC)  # every clock is off by whole quarters of an hour
+        return at.replace(minute=at.minute - at.minute % _MINUTES[bucket], second=0, microsecond=0)
+    day = at.astimezone(zone).date()
+    while _midnight(day + timedelta(days=1), zone) <= at:
+        day += timedelta(days=1)  # a clock that was set back past midnight says yesterday again
+    midnight = _midnight(day, zone)
+    return midnight if bucket == Bucket.DAY else midnight + (at - midnight) // _HOUR * _HOUR
 
 
 def starts(since: datetime, until: datetime, bucket: Bucket, zone: ZoneInfo) -> Iterator[datetime]:
@@ -43,10 +48,13 @@ def starts(since: datetime, until: datetime, bucket: Bucket, zone: ZoneInfo) -> 
 
 def end_of(start: datetime, bucket: Bucket, zone: ZoneInfo) -> datetime:
     """Return when the span ends that begins at a moment."""
-    if bucket == Bucket.DAY:
-        return _midnight(start.astimezone(zone).date() + timedelta(days=1), zone)
-    # Not just so much later: Lord Howe's clock is changed by half an hour.
-    return start_of(start + timedelta(minutes=_MINUTES[bucket]), bucket, zone)
+    if bucket in (Bucket.MINUTE, Bucket.QUARTER):
+        return start + timedelta(minutes=_MINUTES[bucket])
+    today = start_of(start, Bucket.DAY, zone)
+    day = start.astimezone(zone).date()
+    midnights = (_midnight(day + timedelta(days=days), zone) for days in (0, 1, 2))
+    tomorrow = next(midnight for midnight in midnights if midnight > today)
+    return tomorrow if bucket == Bucket.DAY else min(start + _HOUR, tomorrow)
 
 
 def first_of(until: datetime, bucket: Bucket, zone: ZoneInfo, spans: int) -> datetime:

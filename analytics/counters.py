@@ -7,12 +7,14 @@ batches of one event don't wait for each other; whoever reads sums them.
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 from itertools import count
 from typing import Any, Protocol
+from zlib import crc32
 
 from sqlalchemy import Connection
 
@@ -21,6 +23,7 @@ from analytics.models import ALL_GATES, ALL_TIME, MINUTE, QUARTER, SLOTS, Direct
 from analytics.queries import EPOCH, WHOLE_EVENT, Delta, RefusalDelta, RefusedCode, ScanRecord
 
 NO_GATE = -1
+_HOST = crc32(socket.gethostname().encode())
 _thread_numbers = count()
 _of_thread = threading.local()
 
@@ -113,10 +116,13 @@ class Tally:
     def _refused(self, record: ScanRecord, reason: str) -> None:
         self._refusals[record.gate_id, record.device_id or 0, reason] += 1
         key = record.ticket_id or 0, "" if record.ticket_id else record.code or ""
-        times, last_at = 1, record.happened_at
-        if before := self._codes.get(key):
-            times, last_at = before.refused + 1, max(before.last_at, last_at)
-        self._codes[key] = RefusedCode(*key, times, last_at, reason)
+        before = self._codes.get(key)
+        if before is None:
+            self._codes[key] = RefusedCode(*key, 1, record.happened_at, reason)
+        elif record.happened_at >= before.last_at:
+            self._codes[key] = RefusedCode(*key, before.refused + 1, record.happened_at, reason)
+        else:
+            self._codes[key] = before._replace(refused=before.refused + 1)
 
     def _counts(self) -> list[Delta]:
         """Sum the minutes up, for each gate and for all; in key order, without those to which nothing is added."""
@@ -145,5 +151,6 @@ def _slot() -> int:
     """Return the slot of this thread: others of this process, and those of its sister process, mostly have another."""
     slot = getattr(_of_thread, "slot", None)
     if slot is None:
-        slot = _of_thread.slot = (os.getpid() + next(_thread_numbers)) % SLOTS
+        # In containers every first process has the same number: the host's name tells them apart.
+        slot = _of_thread.slot = (_HOST + os.getpid() + next(_thread_numbers)) % SLOTS
     return int(slot)

@@ -14,7 +14,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from analytics.buckets import Bucket
-from analytics.statistics import Cell, Span
+from analytics.rows import Cell, Span
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 PLOT_PX, LINE_PX = 160, 18

@@ -195,9 +195,17 @@ def add_counts(
         conn.exec_driver_sql(_STATEMENTS["add_refused_codes"], {"event_id": event_id, **columns})
 
 
-Lacking = Sequence[Delta | RefusalDelta | RefusedCode]
-# By the name of what add_counts takes.
-_DIFFERENCES: tuple[tuple[str, str, Callable[..., Delta | RefusalDelta | RefusedCode]], ...] = (
+class Mark(NamedTuple):
+    """A ticket that was scanned, and whose row does not say so."""
+
+    ticket_id: int
+
+
+Lacking = Sequence[Delta | RefusalDelta | RefusedCode | Mark]
+# By the name of what add_counts takes, but for the marks.
+_DIFFERENCES: tuple[tuple[str, str, Callable[..., Delta | RefusalDelta | RefusedCode | Mark]], ...] = (
+    # First, so that it is mended first: whoever scans such a ticket before counts it once more.
+    ("marks", "unmarked_tickets", Mark),
     ("counts", "ticket_differences", Delta),
     ("counts", "scan_differences", Delta),
     ("refusals", "refusal_differences", RefusalDelta),
@@ -206,7 +214,7 @@ _DIFFERENCES: tuple[tuple[str, str, Callable[..., Delta | RefusalDelta | Refused
 
 
 def differences(conn: Connection, *, event_id: int, rows: int) -> Iterator[tuple[str, Lacking]]:
-    """Recount an event and yield what its counters lack: kinds as add_counts names them, and at most so many rows each."""
+    """Recount an event and yield what its counters lack: kinds as add_counts names them, or "marks", and at most so many rows each."""
     for counter, name, made in _DIFFERENCES:
         options = {"yield_per": rows}
         result = conn.exec_driver_sql(_STATEMENTS[name], {"event_id": event_id}, execution_options=options)
@@ -214,9 +222,10 @@ def differences(conn: Connection, *, event_id: int, rows: int) -> Iterator[tuple
             yield counter, [made(*row) for row in found]
 
 
-def unmarked_tickets(conn: Connection, *, event_id: int) -> list[int]:
-    """Return tickets that were scanned, as the log has it, and whose rows don't say so."""
-    return list(conn.exec_driver_sql(_STATEMENTS["unmarked_tickets"], {"event_id": event_id}).scalars())
+def repairs(conn: Connection, *, event_id: int) -> int:
+    """Return how often an event's counters were repaired."""
+    rows = conn.exec_driver_sql(_STATEMENTS["repairs"], {"event_id": event_id, "slot": REPAIRS_SLOT})
+    return int(rows.scalar_one_or_none() or 0)
 
 
 def mark_scanned(conn: Connection, *, event_id: int, ticket_ids: Sequence[int]) -> None:
@@ -296,5 +305,5 @@ def sign_off_conflict(
     if row is None:
         return None
     # Whoever asks whether anything changed, because it counts open conflicts, must hear of it.
-    add_counts(conn, event_id=event_id, slot=REPAIRS_SLOT, counts=[WHOLE_EVENT], now=signed_off_at)
+    add_counts(conn, event_id=event_id, slot=0, counts=[WHOLE_EVENT], now=signed_off_at)
     return SignOff(*row)

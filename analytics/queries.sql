@@ -207,7 +207,7 @@ GROUP BY gate_id, device_id, reason
 ORDER BY gate_id, device_id, reason;
 
 -- name: code_differences
--- One row per code whose refusals are not counted as the log has them, in key order: ticket_id bigint, code text, refused
+-- One row per code whose refusals are not counted as the log has them, in the order in which gates lock them: ticket_id bigint, code text, refused
 -- bigint (what to add), last_at timestamptz, reason text (of the last refusal).
 -- Binds: event_id int.
 -- Index: any that begins with event_id: it reads the event's rows.
@@ -224,7 +224,18 @@ ORDER BY gate_id, device_id, reason;
            WHERE event_id = :event_id) AS counter
 GROUP BY ticket_id, code
   HAVING sum(refused) <> 0
-ORDER BY ticket_id, code;
+ORDER BY ticket_id, code COLLATE "C";
+
+-- name: repairs
+-- One row or none: changes bigint, how often anything was added in the slot.
+-- Binds: event_id, slot int.
+-- Index: event_counts_pkey.
+SELECT changes
+  FROM event_counts
+ WHERE event_id = :event_id
+   AND gate_id = 0
+   AND span_min = 0
+   AND slot = :slot;
 
 -- name: unmarked_tickets
 -- One row per ticket of which the log has scans, and the row says that it has none, in id order: ticket_id bigint.
@@ -306,21 +317,53 @@ SELECT CAST(coalesce(sum(changes), 0) AS bigint) AS changes, max(changed_at) AS 
    AND span_min = 0;
 
 -- name: all_changes
--- One row, as event_changes, of all events.
+-- One row, as event_changes, of all events; changes counts them, too.
 -- Binds: none.
 -- Index: none for event, of which it reads every row; event_counts_pkey.
-SELECT CAST(coalesce(sum(counted.changes), 0) AS bigint) AS changes, max(counted.changed_at) AS changed_at
-  FROM event
-  JOIN event_counts AS counted
-    ON counted.event_id = event.id
-   AND counted.gate_id = 0
-   AND counted.span_min = 0;
+   SELECT CAST(coalesce(sum(counted.changes), 0) + count(DISTINCT event.id) AS bigint) AS changes,
+          max(counted.changed_at) AS changed_at
+     FROM event
+LEFT JOIN event_counts AS counted
+       ON counted.event_id = event.id
+      AND counted.gate_id = 0
+      AND counted.span_min = 0;
+
+-- name: all_sums
+-- One row, of all events: issued, void, transferred, admitted, no_shows, inside, unique_tickets, entries, exits, refused,
+-- annulled, conflicts, open_conflicts bigint, refused_by_reason jsonb (counts by reason).
+-- Binds: none.
+-- Index: none for event, refusal_counts and scan_conflicts, of which it reads every row; event_counts_pkey.
+SELECT issued, void, transferred, admitted, no_shows, inside, unique_tickets, entries, exits, refused, annulled, conflicts,
+       open_conflicts, refused_by_reason
+  FROM (SELECT CAST(coalesce(sum(issued), 0) AS bigint) AS issued, CAST(coalesce(sum(void), 0) AS bigint) AS void,
+               CAST(coalesce(sum(transferred), 0) AS bigint) AS transferred,
+               CAST(coalesce(sum(admitted), 0) AS bigint) AS admitted,
+               CAST(coalesce(sum(missing), 0) AS bigint) AS no_shows,
+               CAST(coalesce(sum(inside), 0) AS bigint) AS inside,
+               CAST(coalesce(sum(scanned), 0) AS bigint) AS unique_tickets,
+               CAST(coalesce(sum(entries), 0) AS bigint) AS entries, CAST(coalesce(sum(exits), 0) AS bigint) AS exits,
+               CAST(coalesce(sum(refused), 0) AS bigint) AS refused,
+               CAST(coalesce(sum(annulled), 0) AS bigint) AS annulled
+          FROM event
+          JOIN event_counts AS counted
+            ON counted.event_id = event.id
+           AND counted.gate_id = 0
+           AND counted.span_min = 0) AS counted
+ CROSS JOIN
+       (SELECT coalesce(jsonb_object_agg(reason, times), '{}') AS refused_by_reason
+          FROM (SELECT reason, sum(refused) AS times
+                  FROM refusal_counts
+              GROUP BY reason
+                HAVING sum(refused) <> 0) AS reasons) AS refusals
+ CROSS JOIN
+       (SELECT count(*) AS conflicts, count(*) FILTER (WHERE signed_off_at IS NULL) AS open_conflicts
+          FROM scan_conflicts) AS ledger;
 
 -- name: all_totals
--- One row per event after an id, in id order: id int, slug, name, time_zone text, capacity int or NULL, issued, void,
+-- One row per event before an id, the newest first: id int, slug, name, time_zone text, capacity int or NULL, issued, void,
 -- transferred, admitted, no_shows, inside, unique_tickets, entries, exits, refused, annulled bigint.
--- Binds: after_id, page int.
--- Index: event_pkey, event_counts_pkey.
+-- Binds: before_id int (or NULL: from the newest on), page int.
+-- Index: event_pkey, backwards; event_counts_pkey.
    SELECT event.id, event.slug, event.name, event.time_zone, event.capacity,
           CAST(coalesce(sum(issued), 0) AS bigint) AS issued, CAST(coalesce(sum(void), 0) AS bigint) AS void,
           CAST(coalesce(sum(transferred), 0) AS bigint) AS transferred,
@@ -331,13 +374,17 @@ SELECT CAST(coalesce(sum(counted.changes), 0) AS bigint) AS changes, max(counted
           CAST(coalesce(sum(entries), 0) AS bigint) AS entries, CAST(coalesce(sum(exits), 0) AS bigint) AS exits,
           CAST(coalesce(sum(refused), 0) AS bigint) AS refused,
           CAST(coalesce(sum(annulled), 0) AS bigint) AS annulled
-     FROM (SELECT id, slug, name, time_zone, capacity FROM event WHERE id > :after_id ORDER BY id LIMIT :page) AS event
+     FROM (SELECT id, slug, name, time_zone, capacity
+             FROM event
+            WHERE CAST(:before_id AS bigint) IS NULL OR id < CAST(:before_id AS bigint)
+         ORDER BY id DESC
+            LIMIT :page) AS event
 LEFT JOIN event_counts AS counted
        ON counted.event_id = event.id
       AND counted.gate_id = 0
       AND counted.span_min = 0
  GROUP BY event.id, event.slug, event.name, event.time_zone, event.capacity
- ORDER BY event.id;
+ ORDER BY event.id DESC;
 
 -- name: gate_by_name
 -- One row or none: id int.
@@ -425,14 +472,11 @@ SELECT (SELECT since
       ORDER BY since DESC
          LIMIT 1) AS last_at;
 
--- name: heatmap
--- One row per hour of the week that has anything, by the clock of a zone: weekday int (1: Monday), hour int, entries,
--- exits, refused bigint.
--- Binds: event_id int, zone text, since, until timestamptz.
+-- name: quarters
+-- One row per quarter of an hour that has anything: since timestamptz, entries, exits, refused bigint.
+-- Binds: event_id int, since, until timestamptz.
 -- Index: event_counts_pkey.
-  SELECT CAST(extract(isodow FROM since AT TIME ZONE :zone) AS integer) AS weekday,
-         CAST(extract(hour FROM since AT TIME ZONE :zone) AS integer) AS hour,
-         CAST(sum(entries) AS bigint) AS entries, CAST(sum(exits) AS bigint) AS exits,
+  SELECT since, CAST(sum(entries) AS bigint) AS entries, CAST(sum(exits) AS bigint) AS exits,
          CAST(sum(refused) AS bigint) AS refused
     FROM event_counts
    WHERE event_id = :event_id
@@ -440,34 +484,36 @@ SELECT (SELECT since
      AND span_min = 15
      AND since >= CAST(:since AS timestamptz)
      AND since < CAST(:until AS timestamptz)
-GROUP BY weekday, hour
-  HAVING sum(entries + exits + refused) <> 0
-ORDER BY weekday, hour;
+GROUP BY since
+ORDER BY since;
 
 -- name: throughput
--- One row: entries of the last 1, 5 and 15 whole minutes, entries_1, entries_5, entries_15 bigint; the minute with most
+-- One row: entries of the last 1, 5 and 15 whole minutes, entries_1, entries_5, entries_15 bigint; of the last 5 those with
+-- tickets that had not been in, admitted_5 bigint; the minute with most
 -- entries since a moment, the first of several, peak_minute timestamptz or NULL, peak_entries bigint.
 -- Binds: event_id int, until timestamptz (the end of the last whole minute), peak_from timestamptz.
 -- Index: event_counts_pkey.
   WITH minute AS (
-         SELECT since, sum(entries) AS entries
+         SELECT since, sum(entries) AS entries, sum(admitted) AS admitted
            FROM event_counts
           WHERE event_id = :event_id
             AND gate_id = 0
             AND span_min = 1
             AND since >= least(CAST(:peak_from AS timestamptz), CAST(:until AS timestamptz) - INTERVAL '15 minutes')
        GROUP BY since
-         HAVING sum(entries) <> 0
        ),
        peak AS (
          SELECT since, entries
            FROM minute
           WHERE since >= CAST(:peak_from AS timestamptz)
+            AND entries > 0
        ORDER BY entries DESC, since
           LIMIT 1
        )
   SELECT CAST(coalesce(sum(entries) FILTER (WHERE since >= CAST(:until AS timestamptz) - INTERVAL '1 minute'), 0) AS bigint)
          AS entries_1,
+         CAST(coalesce(sum(admitted) FILTER (WHERE since >= CAST(:until AS timestamptz) - INTERVAL '5 minutes'), 0) AS bigint)
+         AS admitted_5,
          CAST(coalesce(sum(entries) FILTER (WHERE since >= CAST(:until AS timestamptz) - INTERVAL '5 minutes'), 0) AS bigint)
          AS entries_5,
          CAST(coalesce(sum(entries), 0) AS bigint) AS entries_15,
@@ -477,11 +523,12 @@ ORDER BY weekday, hour;
      AND since < CAST(:until AS timestamptz);
 
 -- name: refusals
--- One row per gate, device and reason, most first: gate text or NULL (gone), device text or NULL (gone, or by hand), reason
--- text, refused bigint.
+-- One row per gate, device and reason, most first: gate_id int, gate text or NULL (gone), device_id int (0: by hand), device
+-- text or NULL (gone, or by hand), reason text, refused bigint.
 -- Binds: event_id int.
 -- Index: refusal_counts_pkey.
-  SELECT (SELECT name FROM gate WHERE id = gate_id) AS gate, (SELECT name FROM device WHERE id = device_id) AS device,
+  SELECT gate_id, (SELECT name FROM gate WHERE id = gate_id) AS gate,
+         device_id, (SELECT name FROM device WHERE id = device_id) AS device,
          reason, CAST(sum(refused) AS bigint) AS refused
     FROM refusal_counts
    WHERE event_id = :event_id
@@ -515,7 +562,7 @@ ORDER BY id DESC
     FROM refused_codes
    WHERE event_id = :event_id
      AND refused > 1
-ORDER BY refused DESC
+ORDER BY refused DESC, refused_codes.ticket_id, refused_codes.code
    LIMIT CAST(:page AS integer);
 
 -- name: transfer_page
@@ -583,11 +630,11 @@ LEFT JOIN ticket AS taker
  ORDER BY link.place;
 
 -- name: all_trends
--- One row per event that people entered lately, most first: id int, slug, name text, score float8: entries, those of a
+-- One row per event that people entered lately, most first: id int, slug, name, time_zone text, score float8: entries, those of a
 -- quarter of an hour counting half as much for each half-life since it began; entries bigint, of all that time.
 -- Binds: now, since timestamptz, half_life_s int, page int.
 -- Index: none for event, of which it reads every row; event_counts_pkey.
-  SELECT event.id, event.slug, event.name, trend.score, trend.entries
+  SELECT event.id, event.slug, event.name, event.time_zone, trend.score, trend.entries
     FROM event
     CROSS JOIN LATERAL
          (SELECT sum(entries * power(CAST(0.5 AS double precision),

@@ -8,33 +8,35 @@ from typing import Any, NamedTuple, get_type_hints
 from ninja import Schema
 from pydantic import create_model
 
-from analytics import statistics
+from analytics import rows
 from analytics.buckets import Bucket
 
 
-def _shape(rows: type[NamedTuple], *, without: tuple[str, ...] = (), **others: Any) -> type[Schema]:
+def _shape(row: type[NamedTuple], *, without: tuple[str, ...] = (), **others: Any) -> type[Schema]:
     """Make the schema of a row, but for some of its fields."""
     fields: dict[str, Any] = {
         name: (others.get(name, kind), ...)
-        for name, kind in get_type_hints(rows).items()
+        for name, kind in get_type_hints(row).items()
         if name not in without
     }
-    return create_model(rows.__name__, __base__=Schema, __doc__=rows.__doc__, **fields)
+    return create_model(row.__name__, __base__=Schema, __doc__=row.__doc__, **fields)
 
 
 # Ticket numbers are text, as everywhere in the API: JavaScript's numbers end before them.
-Totals = _shape(statistics.EventTotals)
-Line: Any = _shape(statistics.EventLine)
-Gate: Any = _shape(statistics.GateTotals)
-TimelineSpan: Any = _shape(statistics.Span)
-HeatmapCell: Any = _shape(statistics.Cell)
-Rate = _shape(statistics.Throughput)
-Refused: Any = _shape(statistics.RefusedScan, ticket_id=str | None)
-Repeated: Any = _shape(statistics.RepeatedCode, ticket_id=str | None)
-Transfer: Any = _shape(statistics.TransferRow, from_ticket_id=str, to_ticket_id=str)
-Trend: Any = _shape(statistics.Trend)
-Device: Any = _shape(statistics.DeviceRow)
-DoorsSpan: Any = _shape(statistics.SinceDoors)
+Totals = _shape(rows.EventTotals)
+Sums: Any = _shape(rows.Sums)
+Line: Any = _shape(rows.EventLine)
+Gate: Any = _shape(rows.GateTotals)
+TimelineSpan: Any = _shape(rows.Span)
+HeatmapCell: Any = _shape(rows.Cell)
+Rate = _shape(rows.Throughput)
+Refused: Any = _shape(rows.RefusedScan, ticket_id=str | None)
+RefusedBy: Any = _shape(rows.RefusedBy)
+Repeated: Any = _shape(rows.RepeatedCode, ticket_id=str | None)
+Transfer: Any = _shape(rows.TransferRow, from_ticket_id=str, to_ticket_id=str)
+Trend: Any = _shape(rows.Trend)
+Device: Any = _shape(rows.DeviceRow)
+DoorsSpan: Any = _shape(rows.SinceDoors)
 
 
 class Answer(Schema):
@@ -52,29 +54,13 @@ class EventStats(Answer, Totals):  # type: ignore[misc, valid-type]
     capacity: int | None
 
 
-class Sums(Schema):
-    """All events together."""
-
-    issued: int
-    void: int
-    transferred: int
-    admitted: int
-    no_shows: int
-    inside: int
-    unique_tickets: int
-    entries: int
-    exits: int
-    refused: int
-    annulled: int
-
-
 class AllStats(Schema):
-    """A page of all events, and what they sum up to. `next_after` is None on the last page."""
+    """A page of all events, and what they sum up to. `next` is None on the last page."""
 
     as_of: datetime
     totals: Sums
     events: list[Line]
-    next_after: int | None
+    next: str | None
 
 
 class Trending(Schema):
@@ -95,9 +81,11 @@ class Timeline(Answer):
 
 
 class Heatmap(Answer):
-    """168 hours of a week by the clock of `zone`."""
+    """168 hours of a week by the clock of `zone`, of all time or of a range."""
 
     zone: str
+    since: datetime | None
+    until: datetime | None
     cells: list[HeatmapCell]
 
 
@@ -111,37 +99,23 @@ class ThroughputOut(Answer, Rate):  # type: ignore[misc, valid-type]
     """How fast people come in."""
 
 
-class AtGate(Schema):
-    """Refused scans of a gate; None: it is gone."""
-
-    gate: str | None
-    refused: int
-
-
-class OfDevice(Schema):
-    """Refused scans of a device; None: it is gone, or somebody checked in by hand."""
-
-    device: str | None
-    refused: int
-
-
 class InvalidAttempts(Answer):
     """What was refused. `code` is what was read, where it names no ticket; that of another event is not shown."""
 
     refused: int
     by_reason: dict[str, int]
-    by_gate: list[AtGate]
-    by_device: list[OfDevice]
+    by_gate: list[RefusedBy]
+    by_device: list[RefusedBy]
     repeated: list[Repeated]
     scans: list[Refused]
-    next_after: int | None
+    next: str | None
 
 
 class Transfers(Answer):
     """Tickets that were passed on."""
 
     transfers: list[Transfer]
-    next_after: int | None
+    next: str | None
 
 
 class FromDoors(Schema):

@@ -6,9 +6,7 @@ Each takes an open connection; several that are to agree take one of `core.db.in
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
@@ -17,6 +15,24 @@ from analytics import buckets
 from analytics.buckets import Bucket
 from analytics.models import ALL_GATES, MINUTE, QUARTER
 from analytics.queries import EventRow
+from analytics.rows import (
+    Cell,
+    DeviceRow,
+    EventLine,
+    EventTotals,
+    GateTotals,
+    Refusals,
+    RefusedBy,
+    RefusedScan,
+    RepeatedCode,
+    Silent,
+    SinceDoors,
+    Span,
+    Sums,
+    Throughput,
+    TransferRow,
+    Trend,
+)
 from core import sql
 
 _STATEMENTS = sql.load("analytics")
@@ -24,192 +40,8 @@ PEAK_WITHIN = timedelta(days=7)
 RECENT = timedelta(minutes=15)
 HALF_LIFE = timedelta(hours=1)
 _UTC = ZoneInfo("UTC")
-_BEFORE_ALL = datetime(1900, 1, 1, tzinfo=_UTC)
+BEFORE_ALL = datetime(1900, 1, 1, tzinfo=_UTC)
 TREND_WITHIN = 12 * HALF_LIFE  # older entries count less than a four-thousandth
-
-
-class EventTotals(NamedTuple):
-    """Counts of one event; tickets first, then scans.
-
-    A ticket that was passed on and its new one are both issued, and the old one is transferred. `admitted` came in at
-    least once, `unique_tickets` were presented, whatever the verdict; `no_shows` are valid, and nobody came in with them
-    so far. `scans` are all attempts, also those that were `annulled`.
-    """
-
-    issued: int
-    void: int
-    transferred: int
-    admitted: int
-    no_shows: int
-    inside: int
-    unique_tickets: int
-    scans: int
-    entries: int
-    exits: int
-    refused: int
-    annulled: int
-    conflicts: int
-    open_conflicts: int
-    refused_by_reason: dict[str, int]
-
-
-class EventLine(NamedTuple):
-    """One event in the list of all."""
-
-    id: int
-    slug: str
-    name: str
-    time_zone: str
-    capacity: int | None
-    issued: int
-    void: int
-    transferred: int
-    admitted: int
-    no_shows: int
-    inside: int
-    unique_tickets: int
-    entries: int
-    exits: int
-    refused: int
-    annulled: int
-
-
-SUMMED = EventLine._fields[EventLine._fields.index("issued") :]
-
-
-class GateTotals(NamedTuple):
-    """One gate; `recent_…` are of the last 15 minutes, `last_minute` the last in which something was scanned."""
-
-    gate_id: int
-    gate: str
-    entries: int
-    exits: int
-    admitted: int
-    refused: int
-    recent_entries: int
-    recent_exits: int
-    last_minute: datetime | None
-
-
-class Span(NamedTuple):
-    """What happened from a moment on, until the next span begins."""
-
-    since: datetime
-    entries: int
-    exits: int
-    admitted: int
-    refused: int
-
-
-class Cell(NamedTuple):
-    """One hour of the week by the venue's clock; weekday 1 is Monday."""
-
-    weekday: int
-    hour: int
-    entries: int
-    exits: int
-    refused: int
-
-
-class Throughput(NamedTuple):
-    """How fast people come in: entries of the last whole minutes, and what that means.
-
-    `per_minute` is the mean of the last five; `clear_min` how many minutes the `no_shows` would take at that rate, None
-    where nobody comes; `capacity_share` how full it is, None without a capacity.
-    """
-
-    last_minute: int
-    last_5_minutes: int
-    last_15_minutes: int
-    per_minute: float
-    peak_minute: datetime | None
-    peak_entries: int
-    inside: int
-    capacity: int | None
-    capacity_share: float | None
-    no_shows: int
-    clear_min: float | None
-
-
-class Refusals(NamedTuple):
-    """Refused scans, grouped in three ways; None is a gate or device that is gone, or no device: checked in by hand."""
-
-    refused: int
-    by_reason: dict[str, int]
-    by_gate: list[tuple[str | None, int]]
-    by_device: list[tuple[str | None, int]]
-
-
-class RefusedScan(NamedTuple):
-    """A row of the log of refused scans."""
-
-    scan_id: int
-    ticket_id: int | None
-    gate: str | None
-    device: str | None
-    user: str | None
-    direction: str
-    reason: str
-    code: str | None
-    happened_at: datetime
-    recorded_at: datetime
-    offline: bool
-
-
-class RepeatedCode(NamedTuple):
-    """A code that was refused more than once."""
-
-    ticket_id: int | None
-    code: str | None
-    refused: int
-    last_at: datetime
-    reason: str
-
-
-class TransferRow(NamedTuple):
-    """A ticket that was passed on."""
-
-    id: int
-    from_ticket_id: int
-    to_ticket_id: int
-    from_holder: str
-    to_holder: str
-    transferred_at: datetime
-    transferred_by: str
-
-
-class Trend(NamedTuple):
-    """An event that people are entering; an entry counts half as much an hour later."""
-
-    id: int
-    slug: str
-    name: str
-    score: float
-    entries: int
-
-
-class SinceDoors(NamedTuple):
-    """What happened from so many minutes after the doors opened on, and the entries of all spans up to its end."""
-
-    minute: int
-    entries: int
-    entries_so_far: int
-
-
-class DeviceRow(NamedTuple):
-    """A device in use, with when it was last seen (at most a minute late) and how far its clock is ahead."""
-
-    device: str
-    gate: str
-    last_seen_at: datetime | None
-    clock_offset_ms: int | None
-
-
-class Silent(NamedTuple):
-    """Gates at which nothing was scanned, and devices that were not seen, for so long."""
-
-    gates: list[GateTotals]
-    devices: list[DeviceRow]
 
 
 def changes(conn: Connection, event_id: int | None = None) -> tuple[int, datetime | None]:
@@ -224,27 +56,15 @@ def event_totals(conn: Connection, *, event_id: int) -> EventTotals:
     return EventTotals(*conn.exec_driver_sql(_STATEMENTS["event_totals"], {"event_id": event_id}).one())
 
 
-def all_totals(conn: Connection, *, after_id: int = 0, page: int = 1000) -> list[EventLine]:
-    """Count every event after an id, in id order."""
-    rows = conn.exec_driver_sql(_STATEMENTS["all_totals"], {"after_id": after_id, "page": page})
+def all_totals(conn: Connection, *, before_id: int | None = None, page: int = 100) -> list[EventLine]:
+    """Count every event before an id, the newest first."""
+    rows = conn.exec_driver_sql(_STATEMENTS["all_totals"], {"before_id": before_id, "page": page})
     return [EventLine(*row) for row in rows]
 
 
-def every_event(conn: Connection) -> list[EventLine]:
-    """Count every event, in id order."""
-    lines: list[EventLine] = []
-    while page := all_totals(conn, after_id=lines[-1].id if lines else 0):
-        lines += page
-    return lines
-
-
-def sums(lines: Iterable[EventLine]) -> dict[str, int]:
-    """Sum up events, number by number."""
-    totals = Counter(dict.fromkeys(SUMMED, 0))
-    for line in lines:
-        for name in SUMMED:
-            totals[name] += getattr(line, name)
-    return dict(totals)
+def sums(conn: Connection) -> Sums:
+    """Count all events together."""
+    return Sums(*conn.exec_driver_sql(_STATEMENTS["all_sums"]).one())
 
 
 def gates(conn: Connection, *, event_id: int, now: datetime) -> list[GateTotals]:
@@ -303,12 +123,19 @@ def span_of(bucket: Bucket) -> int:
     return MINUTE if bucket == Bucket.MINUTE else QUARTER
 
 
-def heatmap(conn: Connection, *, event_id: int, zone: str, since: datetime, until: datetime) -> list[Cell]:
-    """Count by hour of the week and the venue's clock: 168 cells, Monday's first."""
-    binds = {"event_id": event_id, "zone": zone, "since": since, "until": until}
-    found = {row[:2]: row[2:] for row in conn.exec_driver_sql(_STATEMENTS["heatmap"], binds)}
-    places = ((weekday, hour) for weekday in range(1, 8) for hour in range(24))
-    return [Cell(*place, *found.get(place, (0, 0, 0))) for place in places]
+def heatmap(
+    conn: Connection, *, event_id: int, zone: ZoneInfo, since: datetime, until: datetime
+) -> list[Cell]:
+    """Count by hour of the week and a clock, between two quarters of an hour: 168 cells, Monday's first."""
+    binds = {"event_id": event_id, "since": since, "until": until}
+    cells = {(weekday, hour): [0, 0, 0] for weekday in range(1, 8) for hour in range(24)}
+    for row in conn.exec_driver_sql(_STATEMENTS["quarters"], binds):
+        # Not by PostgreSQL, whose time zones are of another release than Python's, by which all else here is.
+        local = row.since.astimezone(zone)
+        cell = cells[local.isoweekday(), local.hour]
+        for place, number in enumerate(row[1:]):
+            cell[place] += number
+    return [Cell(*place, *numbers) for place, numbers in cells.items()]
 
 
 def throughput(conn: Connection, *, event: EventRow, now: datetime) -> Throughput:
@@ -319,7 +146,7 @@ def throughput(conn: Connection, *, event: EventRow, now: datetime) -> Throughpu
     binds = {"event_id": event.id, "until": until, "peak_from": peak_from}
     row = conn.exec_driver_sql(_STATEMENTS["throughput"], binds).one()
     totals = event_totals(conn, event_id=event.id)
-    per_minute = row.entries_5 / 5
+    per_minute, clears_per_minute = row.entries_5 / 5, row.admitted_5 / 5
     return Throughput(
         last_minute=row.entries_1,
         last_5_minutes=row.entries_5,
@@ -331,21 +158,24 @@ def throughput(conn: Connection, *, event: EventRow, now: datetime) -> Throughpu
         capacity=event.capacity,
         capacity_share=totals.inside / event.capacity if event.capacity else None,
         no_shows=totals.no_shows,
-        clear_min=totals.no_shows / per_minute if per_minute > 0 else None,
+        clear_min=totals.no_shows / clears_per_minute if clears_per_minute > 0 else None,
     )
 
 
 def refusals(conn: Connection, *, event_id: int) -> Refusals:
     """Count refused scans by reason, by gate and by device, each with most first."""
     by_reason: Counter[str] = Counter()
-    by_gate: Counter[str | None] = Counter()
-    by_device: Counter[str | None] = Counter()
+    by_gate: Counter[tuple[int | None, str | None]] = Counter()
+    by_device: Counter[tuple[int | None, str | None]] = Counter()
     for row in conn.exec_driver_sql(_STATEMENTS["refusals"], {"event_id": event_id}):
         by_reason[row.reason] += row.refused
-        by_gate[row.gate] += row.refused
-        by_device[row.device] += row.refused
+        by_gate[row.gate_id, row.gate] += row.refused
+        by_device[row.device_id or None, row.device] += row.refused
     return Refusals(
-        by_reason.total(), dict(by_reason.most_common()), by_gate.most_common(), by_device.most_common()
+        by_reason.total(),
+        dict(by_reason.most_common()),
+        [RefusedBy(*key, refused) for key, refused in by_gate.most_common()],
+        [RefusedBy(*key, refused) for key, refused in by_device.most_common()],
     )
 
 
@@ -395,7 +225,7 @@ def since_doors(conn: Connection, *, event: EventRow, bucket_min: int, spans: in
     """
     doors = buckets.start_of(event.doors_at, Bucket.MINUTE, _UTC)
     step = timedelta(minutes=bucket_min)
-    starts = [_BEFORE_ALL, *(doors + place * step for place in range(spans))]
+    starts = [BEFORE_ALL, *(doors + place * step for place in range(spans))]
     found = timeline(conn, event_id=event.id, starts=starts, until=doors + spans * step, span_min=MINUTE)
     so_far, counted = found[0].entries, []
     for place, span in enumerate(found[1:]):

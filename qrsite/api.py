@@ -48,6 +48,16 @@ api.add_router(
     analytics.api.router,
     auth=[ServiceScope("stats:read"), StaffSession("analytics.view_scan")],
 )
+api.add_router(
+    "",
+    analytics.api.scans_router,
+    auth=[ServiceScope("tickets:read"), StaffSession("analytics.view_scan")],
+)
+api.add_router(
+    "",
+    analytics.api.tickets_router,
+    auth=[ServiceScope("tickets:read"), StaffSession("tickets.view_ticket")],
+)
 
 
 @api.exception_handler(QrsiteError)

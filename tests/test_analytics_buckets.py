@@ -1,5 +1,6 @@
 """Where days, hours and quarters begin by the clock of a venue."""
 
+from bisect import bisect_right
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -57,10 +58,37 @@ def test_a_day_without_a_midnight_begins_at_its_first_moment():
     assert local_times(found, BEIRUT) == ["03-28 00:00", "03-29 01:00", "03-30 00:00"]
 
 
-def test_hours_stay_on_the_hour_where_the_clock_is_changed_by_half_of_one():
-    found = local_times(starts(utc(2026, 10, 3, 14), utc(2026, 10, 3, 19), Bucket.HOUR, LORD_HOWE), LORD_HOWE)
+def test_hours_are_half_an_hour_off_until_midnight_where_the_clock_is_changed_by_that():
+    found = local_times(starts(utc(2026, 10, 3, 14), utc(2026, 10, 4, 15), Bucket.HOUR, LORD_HOWE), LORD_HOWE)
 
-    assert found[-3:] == ["10-04 03:00", "10-04 04:00", "10-04 05:00"]
+    assert found[:3] == ["10-04 00:00", "10-04 01:00", "10-04 02:30"]
+    assert found[-3:] == ["10-04 23:30", "10-05 00:00", "10-05 01:00"]
+
+
+@pytest.mark.parametrize(
+    ("name", "year"),
+    [
+        *(
+            ("Australia/Lord_Howe", 2026),
+            ("Asia/Gaza", 2011),
+            ("America/St_Johns", 2010),
+            ("Asia/Pyongyang", 2015),
+        ),
+        *(("Asia/Beirut", 2026), ("Africa/Cairo", 2026), ("Europe/Dublin", 2026), ("Pacific/Apia", 2011)),
+        *(("America/Havana", 2026), ("Africa/Casablanca", 2026), ("Antarctica/Troll", 2026)),
+    ],
+)
+@pytest.mark.parametrize("bucket", [Bucket.HOUR, Bucket.DAY])
+def test_every_moment_is_in_the_span_that_it_says_whatever_the_clock_did(name, year, bucket):
+    zone = ZoneInfo(name)
+    begin, end = utc(year, 1, 1), utc(year + 1, 1, 1)
+    found = list(starts(begin, end, bucket, zone))
+
+    assert found == sorted(set(found))
+    for number in range(1, 5_000):
+        at = begin + number * timedelta(minutes=103, seconds=7)
+        if found[0] <= at < found[-1]:
+            assert start_of(at, bucket, zone) == found[bisect_right(found, at) - 1]
 
 
 @pytest.mark.parametrize("bucket", Bucket)

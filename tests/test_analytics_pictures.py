@@ -9,7 +9,7 @@ import pytest
 
 from analytics import pictures
 from analytics.buckets import Bucket
-from analytics.statistics import Cell, Span
+from analytics.rows import Cell, Span
 
 BERLIN = ZoneInfo("Europe/Berlin")
 START = datetime(2026, 6, 12, 19, 30, tzinfo=UTC)

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from analytics import buckets, queries, recount, statistics
+from analytics import buckets, queries, recount, rows, statistics
 from analytics.buckets import Bucket
 from analytics.models import Conflict, Direction, Scan
 from core import db
@@ -51,7 +51,7 @@ def night(request):
 def something_happens(event, chance, *, steps):
     """Issue, scan in and out, online and offline, also years late and by a clock in the future, annul, void, pass on."""
     devices = [
-        make_device(event, gate=gate, name=f"{gate} {n}")[0] for gate in ("North", "South") for n in (1, 2)
+        make_device(event, gate=gate, name=f"Scanner {n}")[0] for gate in ("North", "South") for n in (1, 2)
     ]
     tickets = issue(event, 14)
     texts = ["no code", "another", "no code of ours"]
@@ -117,7 +117,7 @@ def test_the_totals_are_a_recount_of_the_rows(night):
 
     log, tickets = log_of(night), list(Ticket.objects.filter(event_id=night.id))
     conflicts = Conflict.objects.filter(event_id=night.id)
-    assert totals == statistics.EventTotals(
+    assert totals == rows.EventTotals(
         issued=len(tickets),
         void=sum(ticket.voided_at is not None for ticket in tickets),
         transferred=sum(ticket.transferred_at is not None for ticket in tickets),
@@ -147,13 +147,18 @@ def test_the_list_of_all_events_says_of_each_what_its_own_page_says(night):
     with db.in_one_snapshot() as conn:
         lines = {line.slug: line for line in statistics.all_totals(conn)}
         totals = statistics.event_totals(conn, event_id=night.id)
-        [first, *_] = statistics.all_totals(conn, page=1)
-        rest = statistics.all_totals(conn, after_id=first.id)
+        sums = statistics.sums(conn)
+        [first] = statistics.all_totals(conn, page=1)
+        rest = statistics.all_totals(conn, before_id=first.id)
 
     line = lines[night.slug]
     assert [first, *rest] == list(lines.values())
     assert line[:5] == (night.id, night.slug, night.name, night.time_zone, night.capacity)
     assert line[5:] == tuple(getattr(totals, name) for name in line._fields[5:])
+    assert sums[:11] == tuple(map(sum, zip(*(line[5:] for line in lines.values()), strict=True)))
+    log = refused(Scan.objects.all())
+    assert sums.refused_by_reason == Counter(scan.reason for scan in log)
+    assert sums.conflicts == Conflict.objects.count()
 
 
 @pytest.mark.parametrize("gate", [None, "North"])
@@ -191,7 +196,7 @@ def assert_timeline_is_right(night, bucket, gate):
     for start, stop in pairwise([*starts, end]):
         there = [scan for scan in log if start <= scan.happened_at < stop]
         expected.append(
-            statistics.Span(
+            rows.Span(
                 start,
                 entries=len(passed(there, "entry")),
                 exits=len(passed(there, "exit")),
@@ -209,7 +214,7 @@ def test_the_heatmap_is_by_the_clock_of_the_venue(night):
     since, until = (buckets.start_of(at, Bucket.DAY, zone) for at in (since, until))
 
     with db.in_one_snapshot() as conn:
-        cells = statistics.heatmap(conn, event_id=night.id, zone=night.time_zone, since=since, until=until)
+        cells = statistics.heatmap(conn, event_id=night.id, zone=zone, since=since, until=until)
 
     expected = {}
     for scan in log_of(night):
@@ -217,9 +222,7 @@ def test_the_heatmap_is_by_the_clock_of_the_venue(night):
         if since <= scan.happened_at < until:
             expected.setdefault((local.isoweekday(), local.hour), []).append(scan)
     assert cells == [
-        statistics.Cell(
-            weekday, hour, len(passed(there, "entry")), len(passed(there, "exit")), len(refused(there))
-        )
+        rows.Cell(weekday, hour, len(passed(there, "entry")), len(passed(there, "exit")), len(refused(there)))
         for weekday in range(1, 8)
         for hour in range(24)
         for there in [expected.get((weekday, hour), [])]
@@ -243,7 +246,7 @@ def test_each_gate_has_its_own_numbers(night):
             event_id=night.id, admitted_gate_id=gate.id, admitted_at__isnull=False
         )
         expected.append(
-            statistics.GateTotals(
+            rows.GateTotals(
                 gate_id=gate.id,
                 gate=gate.name,
                 entries=len(passed(log, "entry")),
@@ -284,7 +287,11 @@ def assert_throughput_is_right(night, hours):
         for minutes in (1, 5, 15)
     ]
     rate = last[1] / 5
-    assert found == statistics.Throughput(
+    newcomers = sum(
+        until - timedelta(minutes=5) <= ticket.admitted_at < until
+        for ticket in Ticket.objects.filter(event_id=night.id, admitted_at__isnull=False)
+    )
+    assert found == rows.Throughput(
         *last,
         per_minute=rate,
         peak_minute=peak[1],
@@ -293,7 +300,7 @@ def assert_throughput_is_right(night, hours):
         capacity=80,
         capacity_share=totals.inside / 80,
         no_shows=totals.no_shows,
-        clear_min=totals.no_shows / rate if rate else None,
+        clear_min=totals.no_shows / (newcomers / 5) if newcomers else None,
     )
 
 
@@ -305,8 +312,12 @@ def test_refusals_are_grouped_by_reason_gate_and_device(night):
     gates = dict(Gate.objects.values_list("id", "name"))
     log = refused(log_of(night))
     assert (found.refused, found.by_reason) == (len(log), dict(Counter(scan.reason for scan in log)))
-    assert dict(found.by_gate) == Counter(gates[scan.gate_id] for scan in log)
-    assert dict(found.by_device) == Counter(devices[scan.device_id] for scan in log)
+    assert {row[:2]: row.refused for row in found.by_gate} == Counter(
+        (scan.gate_id, gates[scan.gate_id]) for scan in log
+    )
+    assert {row[:2]: row.refused for row in found.by_device} == Counter(
+        (scan.device_id, devices[scan.device_id]) for scan in log
+    )
     assert list(found.by_reason.values()) == sorted(found.by_reason.values(), reverse=True)
 
 
@@ -395,7 +406,7 @@ def test_entries_since_the_doors_opened_can_be_laid_over_those_of_another_event(
         start = night.doors_at + place * timedelta(minutes=20)
         stop = start + timedelta(minutes=20)
         expected.append(
-            statistics.SinceDoors(
+            rows.SinceDoors(
                 place * 20, sum(start <= at < stop for at in entries), sum(at < stop for at in entries)
             )
         )
@@ -432,8 +443,8 @@ def test_an_event_without_scans_has_zeros_and_no_range(event):
 
         assert statistics.active_range(conn, event_id=event.id) is None
         assert statistics.changes(conn, event.id) == (0, None)
-    assert totals == statistics.EventTotals(*[0] * 14, {})
-    assert throughput == statistics.Throughput(0, 0, 0, 0, None, 0, 0, None, None, 0, None)
+    assert totals == rows.EventTotals(*[0] * 14, {})
+    assert throughput == rows.Throughput(0, 0, 0, 0, None, 0, 0, None, None, 0, None)
 
 
 def test_counters_that_are_lost_are_built_again_from_the_rows(night):

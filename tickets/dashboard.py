@@ -61,13 +61,13 @@ class Dashboard(admin.ModelAdmin):
     def statistics_view(self, request: HttpRequest, event_id: int) -> HttpResponse:
         """Show one event in numbers and pictures."""
         _check(request)
-        now = timezone.now()
         with db.in_one_snapshot() as conn:
+            now = timezone.now()
             event = self.get_queryset(request).filter(id=event_id).first()
             if event is None:
                 raise Http404
             context = {
-                **_counted(conn, event, now),
+                **_counted(conn, event, now, names=request.user.has_perm("tickets.view_ticket")),
                 **_timeline(conn, event, request.GET.get("bucket", ""), request.GET.get("until", "")),
             }
         return self._page(request, "one", now.astimezone(event.zone), {"event": event, **context})
@@ -75,13 +75,19 @@ class Dashboard(admin.ModelAdmin):
     def all_statistics_view(self, request: HttpRequest) -> HttpResponse:
         """Show all events, the newest first, and those that people enter now."""
         _check(request)
-        now = timezone.now()
         with db.in_one_snapshot() as conn:
-            lines = statistics.every_event(conn)
+            now = timezone.now()
+            page = Paginator(
+                Event.objects.order_by("-id").values_list("id", flat=True), EVENTS_PER_PAGE
+            ).get_page(request.GET.get("page"))
+            newest = max(page.object_list, default=0)
+            lines = statistics.all_totals(conn, before_id=newest + 1, page=len(page))
+            totals = statistics.sums(conn)
             trends = statistics.trends(conn, now=now, page=LISTED_MAX)
         context = {
-            "totals": statistics.sums(lines),
-            "events": Paginator(lines[::-1], EVENTS_PER_PAGE).get_page(request.GET.get("page")),
+            "totals": totals,
+            "lines": lines,
+            "events": page,
             "trends": _rows(
                 (trend.name, trend.entries, reverse("admin:tickets_event_statistics", args=[trend.id]))
                 for trend in trends
@@ -111,8 +117,8 @@ def _check(request: HttpRequest) -> None:
         raise PermissionDenied
 
 
-def _counted(conn: Connection, event: Event, now: datetime) -> dict[str, Any]:
-    """Read all of an event but its timeline."""
+def _counted(conn: Connection, event: Event, now: datetime, *, names: bool) -> dict[str, Any]:
+    """Read all of an event but its timeline; who passed tickets on only for whoever may see names of holders."""
     row = EventRow(
         event.id, event.slug, event.name, event.time_zone, event.capacity, event.doors_at, event.ends_at
     )
@@ -140,15 +146,26 @@ def _counted(conn: Connection, event: Event, now: datetime) -> dict[str, Any]:
             (reason, number, f"{scans}?event={event.id}&reason={reason}")
             for reason, number in refusals.by_reason.items()
         ),
-        "refused_at": _rows((gate or "a gate that is gone", number, "") for gate, number in refusals.by_gate),
-        "refused_by": _rows((name or "no device: by hand, or gone", n, "") for name, n in refusals.by_device),
+        "refused_at": _rows(
+            (gate.name or "a gate that is gone", gate.refused, "") for gate in refusals.by_gate
+        ),
+        "refused_by": _rows(
+            (
+                device.name or ("a device that is gone" if device.id else "no device: by hand"),
+                device.refused,
+                "",
+            )
+            for device in refusals.by_device[:LISTED_MAX]
+        ),
         "repeated": [
             (code, event.local(code.last_at))
             for code in statistics.repeated_codes(conn, event_id=event.id, page=LISTED_MAX)
         ],
         "transfers": [
             (transfer, event.local(transfer.transferred_at))
-            for transfer in statistics.transfer_page(conn, event_id=event.id, page=LISTED_MAX)
+            for transfer in (
+                statistics.transfer_page(conn, event_id=event.id, page=LISTED_MAX) if names else ()
+            )
         ],
     }
 
@@ -184,7 +201,7 @@ def _timeline(conn: Connection, event: Event, bucket_asked: str, until_asked: st
         span_min=statistics.span_of(bucket),
     )
     names = pictures.span_names(starts, bucket, zone)
-    cells = statistics.heatmap(conn, event_id=event.id, zone=zone.key, since=first, until=last)
+    cells = statistics.heatmap(conn, event_id=event.id, zone=zone, since=first, until=last)
     return {
         "timeline": pictures.timeline(spans, names, bucket),
         "spans": [pair for pair in zip(names, spans, strict=True) if any(pair[1][1:])],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import copy
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -70,14 +70,18 @@ def void(*, ticket_id: int, now: datetime) -> Ticket:
     return ticket
 
 
-def void_many(ticket_ids: Iterable[int], *, now: datetime) -> list[int]:
+def void_many(
+    ticket_ids: Iterable[int], *, now: datetime, log: Callable[[list[Ticket]], object] = lambda _voided: None
+) -> list[int]:
     """Refuse tickets from now on, but for those passed on; return the ids of those that were not void before.
 
-    Locked in the order that gates lock them in.
+    Locked in the order that gates lock them in. `log` hears of them before they are counted: counters are written last,
+    for gates wait for those.
     """
     with transaction.atomic():
         chosen = Ticket.objects.filter(id__in=list(ticket_ids), voided_at=None, transferred_at=None)
         locked = list(chosen.order_by("event_id", "id").select_for_update(of=("self",)))
+        log(locked)
         for _, tickets in groupby(locked, key=lambda ticket: ticket.event_id):
             _void(list(tickets), now)
     return [ticket.id for ticket in locked]

@@ -10,6 +10,7 @@ from typing import Any
 from django.db import InterfaceError, OperationalError
 from pydantic import ValidationError
 
+from analytics.counters import Tally
 from analytics.queries import record_conflicts
 from core import db
 from core.errors import QrsiteError, error_body, unexpected
@@ -120,6 +121,7 @@ def _settle(
     if let_in:
         with db.begin() as conn:
             record_conflicts(conn, event_id=event_id, nonces=let_in, noticed_at=now)
+            Tally(event_id).add(conn, now=now)
     return settled
 
 

@@ -8,7 +8,6 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -53,11 +52,12 @@ class VoidAdmin(admin.ModelAdmin):
             return None
         if request.POST.get(CONFIRMED) != str(count):
             return self._ask(request, open_tickets, count, queryset.count() - count)
-        with transaction.atomic():
-            ids = lifecycle.void_many(open_tickets.values_list("id", flat=True), now=timezone.now())
-            # Of one event or many: the log names a ticket by its id, which is unique over all of them.
-            voided = Ticket.objects.filter(id__in=ids)
-            LogEntry.objects.log_actions(request.user.pk, voided, CHANGE, VOIDED)  # type: ignore[arg-type]
+        # Of one event or many: the log names a ticket by its id, which is unique over all of them.
+        ids = lifecycle.void_many(
+            open_tickets.values_list("id", flat=True),
+            now=timezone.now(),
+            log=lambda voided: LogEntry.objects.log_actions(request.user.pk, voided, CHANGE, VOIDED),  # type: ignore[arg-type]
+        )
         self.message_user(request, f"Voided: {len(ids):,}.")
         return None
 

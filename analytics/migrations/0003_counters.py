@@ -74,10 +74,6 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.AddIndex(
-            model_name='scan',
-            index=models.Index(condition=models.Q(('verdict', 'refused')), fields=['event_id', 'id'], name='ticket_scans_refused_idx'),
-        ),
-        migrations.AddIndex(
             model_name='refusedcode',
             index=models.Index(fields=['event_id', 'refused'], name='refused_codes_most_idx'),
         ),

@@ -47,12 +47,17 @@ class Command(BaseCommand):
         """Recount the events asked for."""
         events = self._events(event)
         start_s = time.monotonic()
-        found = recount.recount_all(
+        found: dict[str, recount.Recount] = {}
+        for slug, one in recount.recount_all(
             events,
             mends=repair,
             now=timezone.now(),
             tell=lambda done: terminal.show(self.stderr, f"Recounting: {terminal.bar(done / len(events))}"),
-        )
+        ):
+            found[slug] = one
+            if not options["json"]:
+                terminal.show(self.stderr, "")
+                self._print(slug, one)
         terminal.show(self.stderr, "")
         differences = sum(one.differences for one in found.values())
         if options["json"]:
@@ -65,7 +70,6 @@ class Command(BaseCommand):
             }
             self.stdout.write(json.dumps(numbers, default=str))
         else:
-            self._print(found)
             self.stdout.write(
                 f"{len(events):,} events recounted in {time.monotonic() - start_s:.1f} s: {differences:,} counters differed"
                 + (", and are mended." if differences and repair else ".")
@@ -86,19 +90,20 @@ class Command(BaseCommand):
             raise CommandError(f"There is no event {slug}.", returncode=2)
         return [(found.id, found.slug)]
 
-    def _print(self, found: dict[str, recount.Recount]) -> None:
-        for slug, one in found.items():
-            more = f", of which {len(one.examples)}" if one.differences > len(one.examples) else ""
-            rows = [("counter", "of", "lacks"), *map(_words, one.examples)]
-            widths = [max(len(row[place]) for row in rows) for place in (0, 1)]
-            self.stdout.write(f"{slug}: {one.differences:,} differ{more}")
-            for counter, place, lacks in rows:
-                self.stdout.write(f"  {counter:{widths[0]}}  {place:{widths[1]}}  {lacks}")
+    def _print(self, slug: str, one: recount.Recount) -> None:
+        more = f", of which {len(one.examples)}" if one.differences > len(one.examples) else ""
+        rows = [("counter", "of", "lacks"), *map(_words, one.examples)]
+        widths = [max(len(row[place]) for row in rows) for place in (0, 1)]
+        self.stdout.write(f"{slug}: {one.differences:,} differ{more}")
+        for counter, place, lacks in rows:
+            self.stdout.write(f"  {counter:{widths[0]}}  {place:{widths[1]}}  {lacks}")
 
 
 def _words(row: dict[str, Any]) -> tuple[str, str, str]:
     """Name a counter for a person, and say what it lacks."""
     lacks = ", ".join(f"{name} {row[name]:+,}" for name in queries.NUMBERS if row.get(name))
+    if row["counter"] == "marks":
+        return "marks", f"ticket {row['ticket_id']}", "that it was scanned"
     if row["counter"] == "codes":
         return "codes", f"ticket {row['ticket_id']}" if row["ticket_id"] else repr(row["code"][:40]), lacks
     place = f"gate {row['gate_id']}" if row["gate_id"] else "all gates"
