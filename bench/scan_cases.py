@@ -44,7 +44,7 @@ def spike(stage: Stage, name: str, seconds: float, progress: Progress) -> Number
             first, last = _part(stage, part, len(CLIENTS))
             rest = last - (last - first) // 10
             _wrk(stage, port, clients, WARM_UP_S, (rest + 1, last), f"warm-{part}")
-            with _cpu(stage, site) as cpu_s:
+            with cpu(stage, site) as cpu_s:
                 found = _wrk(stage, port, clients, seconds, (first, rest), f"spike-{part}")
             answered = max(found["statuses"].get("200", 0), 1)
             numbers[str(clients)] = {
@@ -139,7 +139,7 @@ def _pgbench(stage: Stage, seconds: float, part: int) -> Numbers:
         "--file",
         str(ROOT / "bench/scan.pgbench"),
     ]
-    with _cpu(stage, None) as cpu_s:
+    with cpu(stage, None) as cpu_s:
         done = subprocess.run(
             [str(program), *options, *more],
             cwd=stage.folder,
@@ -185,7 +185,7 @@ def _connections(stage: Stage, position: int) -> dict[str, int]:
 
 
 @contextmanager
-def _cpu(stage: Stage, site: psutil.Process | None) -> Iterator[dict[str, float]]:
+def cpu(stage: Stage, site: psutil.Process | None) -> Iterator[dict[str, float]]:
     """Measure the CPU seconds of the database's processes and of the site's; those that end meanwhile count."""
     spent: dict[str, float] = {}
     roots = {"database": stage.server.postmaster(), "site": site}

@@ -67,13 +67,15 @@ CONTESTANTS = {
     "engine-per-call": Contestant("psycopg2", _GUNICORN),
     LIMIT: Contestant("", ()),
 }
+UNCOUNTED = "uncounted"
+_BESIDE = {UNCOUNTED: Contestant("", ("-m", "bench.stats_uncounted"))}  # plays in bench.stats only
 PEERS = tuple(name for name in CONTESTANTS if name not in (OURS, LIMIT))
 
 
 @contextmanager
 def serving(name: str, stage: Stage, processes: int = PROCESSES) -> Iterator[tuple[int, psutil.Process]]:
     """Serve on a free port; lend that and the process that all others come from."""
-    contestant, port = CONTESTANTS[name], _free_port()
+    contestant, port = (CONTESTANTS | _BESIDE)[name], _free_port()
     command = [word.format(port=port) for word in contestant.command]
     environment = {
         **stage.environment(),
