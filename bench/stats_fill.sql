@@ -20,7 +20,7 @@
                         came_at + (ends_at - came_at) * random() AS left_at,
                         device_ids[draw] AS device_id, gate_ids[draw] AS gate_id
                    FROM (SELECT n, CAST(%(scans)s / 1.15 AS integer) AS tickets,
-                                %(doors_at)s + INTERVAL '8 hours' * power(random(), 3) AS came_at,
+                                %(doors_at)s + INTERVAL '8 hours' * power(random(), 2) AS came_at,
                                 %(doors_at)s + INTERVAL '8 hours' AS ends_at,
                                 1 + CAST(floor(cardinality(device_ids) * power(random(), 1.3)) AS integer) AS draw,
                                 device_ids, gate_ids
@@ -40,7 +40,7 @@
                      WHEN random() < 0.5 THEN 'https://example.org/poster-' || CAST(floor(50 * random()) AS integer)
                      ELSE md5(CAST(random() AS text))
                      END AS code
-           FROM (SELECT %(doors_at)s + INTERVAL '8 hours' * power(random(), 3) AS at, random() AS luck,
+           FROM (SELECT %(doors_at)s + INTERVAL '8 hours' * power(random(), 2) AS at, random() AS luck,
                         1 + CAST(floor(cardinality(device_ids) * power(random(), 1.3)) AS integer) AS draw,
                         1 + CAST(floor(0.8 * %(scans)s * power(random(), 1.5)) AS integer) AS whose,
                         device_ids, gate_ids
