@@ -113,7 +113,7 @@ def _write(name: str, done: threading.Event) -> Counter[str]:
             for place in range(SCANS)
         ]
         # One of the three, as the site does it: counters come last in a transaction.
-        luck = chance.random()
+        luck, kept = chance.random(), 0
         try:
             with suppress(failed), transaction.atomic():
                 if nonces and luck < 0.15:
@@ -126,9 +126,11 @@ def _write(name: str, done: threading.Event) -> Counter[str]:
                 else:
                     admission.admit(rules=rules, scans=scans, now=now)
                     counted["late" if late else "online"] += SCANS
+                    kept = SCANS
                     nonces += [(event.id, scan.nonce, device_id) for scan in scans]
                 if chance.random() < 1 / 3:
                     raise _Cancelled
+            counted["kept"] += kept
         except _Cancelled:
             counted["rolled_back"] += 1
         counted["transactions"] += 1
@@ -158,17 +160,15 @@ def read(times: int) -> dict[str, Any]:
     """Compare the counters with the rows so many times; tell how often anything differed, and some of it."""
     db, models = import_module("core.db"), import_module("tickets.models")
     events = list(models.Event.objects.order_by("id")[:EVENTS])
-    differed, examples, rows = 0, [], 0
+    differed, examples = 0, []
     for turn in range(times):
         with db.in_one_snapshot() as conn:
             found = list(_unlike(conn, events[turn % EVENTS]))
-            rows = conn.exec_driver_sql("SELECT count(*) FROM ticket_scans").scalar_one()
         differed += bool(found)
         examples += found
     return {
         "asked": times,
         "differed": differed,
-        "rows": rows,
         "examples": [repr(one) for one in examples[:5]],
     }
 
