@@ -29,7 +29,7 @@ RAW_TIMES = 3
 EXACT, DESIGN = "stats_exact", "stats_designs"
 PROCESSES = 2
 STARTS_WITHIN_S = 5
-COUNTERS = "event_counts, scan_counts, refusal_counts, refused_codes"
+COUNTERS = "event_counts, refusal_counts, refused_codes"
 
 
 def build(archive: Archive, quick: bool, progress: Progress) -> Numbers:

@@ -40,27 +40,30 @@ WITH taken AS (
              WHERE id = ANY(ARRAY(SELECT id FROM bench_delta ORDER BY id LIMIT %(rows)s))
          RETURNING *
      ),
-     event AS (
+     counts AS (
        INSERT INTO event_counts AS kept
-                   (event_id, slot, changes, changed_at, issued, void, transferred, missing, inside, scanned, annulled)
-            SELECT event_id, 0, count(*), %(now)s, 0, 0, 0, sum(a), sum(b), sum(c), sum(d)
-              FROM taken WHERE what = 'event' GROUP BY event_id ORDER BY event_id
-       ON CONFLICT (event_id, slot) DO UPDATE
+            SELECT event_id, gate, span_min, began, 0, count(*), %(now)s, sum(entries), sum(exits), sum(admitted), sum(refused),
+                   0, 0, 0, sum(missing), sum(inside), sum(scanned), sum(annulled)
+              FROM (SELECT event_id, place.gate_id AS gate, span_min,
+                           CASE span_min WHEN 0 THEN TIMESTAMPTZ '1970-01-01 00:00Z'
+                                         ELSE date_bin(make_interval(mins => span_min), since, TIMESTAMPTZ '1970-01-01 00:00Z')
+                                         END AS began,
+                           a AS entries, b AS exits, c AS admitted, d AS refused, 0 AS missing, 0 AS inside, 0 AS scanned,
+                           0 AS annulled
+                      FROM taken, (VALUES (0), (1), (15)) AS length (span_min), LATERAL (VALUES (0), (taken.gate_id)) AS place (gate_id)
+                     WHERE what = 'scans'
+                   UNION ALL
+                    SELECT event_id, 0, 0, TIMESTAMPTZ '1970-01-01 00:00Z', 0, 0, 0, 0, a, b, c, d
+                      FROM taken
+                     WHERE what = 'event') AS delta
+          GROUP BY event_id, gate, span_min, began
+          ORDER BY event_id, gate, span_min, began
+       ON CONFLICT (event_id, gate_id, span_min, since, slot) DO UPDATE
                SET changes = kept.changes + EXCLUDED.changes, changed_at = EXCLUDED.changed_at,
+                   entries = kept.entries + EXCLUDED.entries, exits = kept.exits + EXCLUDED.exits,
+                   admitted = kept.admitted + EXCLUDED.admitted, refused = kept.refused + EXCLUDED.refused,
                    missing = kept.missing + EXCLUDED.missing, inside = kept.inside + EXCLUDED.inside,
                    scanned = kept.scanned + EXCLUDED.scanned, annulled = kept.annulled + EXCLUDED.annulled
-     ),
-     scans AS (
-       INSERT INTO scan_counts AS kept (event_id, gate_id, span_min, since, slot, entries, exits, admitted, refused)
-            SELECT event_id, place.gate_id, span_min,
-                   CASE span_min WHEN 0 THEN TIMESTAMPTZ '1970-01-01 00:00Z'
-                                 ELSE date_bin(make_interval(mins => span_min), since, TIMESTAMPTZ '1970-01-01 00:00Z') END AS began,
-                   0, sum(a), sum(b), sum(c), sum(d)
-              FROM taken, (VALUES (0), (1), (15)) AS length (span_min), LATERAL (VALUES (0), (taken.gate_id)) AS place (gate_id)
-             WHERE what = 'scans' GROUP BY event_id, place.gate_id, span_min, began ORDER BY event_id, place.gate_id, span_min, began
-       ON CONFLICT (event_id, gate_id, span_min, since, slot) DO UPDATE
-               SET entries = kept.entries + EXCLUDED.entries, exits = kept.exits + EXCLUDED.exits,
-                   admitted = kept.admitted + EXCLUDED.admitted, refused = kept.refused + EXCLUDED.refused
      ),
      refusals AS (
        INSERT INTO refusal_counts AS kept (event_id, gate_id, device_id, reason, slot, refused)
@@ -78,7 +81,7 @@ WITH taken AS (
      )
 SELECT count(*) FROM taken"""
 _KEPT = (
-    "SELECT entries, refused FROM scan_counts WHERE event_id = %(event_id)s AND gate_id = 0 AND span_min = 0"
+    "SELECT entries, refused FROM event_counts WHERE event_id = %(event_id)s AND gate_id = 0 AND span_min = 0"
 )
 _PENDING = "SELECT a, d FROM bench_delta WHERE event_id = %(event_id)s AND what = 'scans'"
 READ = {
@@ -209,13 +212,16 @@ def _queued(event_id: int) -> Any:
             super().scanned(records)
 
         def add(self, conn: Any, *, now: datetime) -> None:
-            event = self._event
+            tickets = self._tickets
             rows: list[tuple[Any, ...]] = [
-                ("event", *[None] * 6, event["missing"], event["inside"], event["scanned"], event["annulled"])
+                (
+                    "event",
+                    *[None] * 6,
+                    *[tickets[name] for name in ("missing", "inside", "scanned", "annulled")],
+                )
             ]
             for (gate_id, minute), cell in self._minutes.items():
-                numbers = (cell["entries"], cell["exits"], cell["admitted"], cell["refused"])
-                rows.append(("scans", gate_id, None, minute, *[None] * 3, *numbers))
+                rows.append(("scans", gate_id, None, minute, *[None] * 3, *cell))
             rows += [("refused", *key, times, None, None, None) for key, times in self.refused.items()]
             columns = dict(zip(_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
             conn.exec_driver_sql(_APPEND, {"event_id": self.event_id, **columns})
