@@ -321,13 +321,14 @@ SELECT CAST(coalesce(sum(changes), 0) AS bigint) AS changes, max(changed_at) AS 
 -- One row, as event_changes, of all events; changes counts them, too.
 -- Binds: none.
 -- Index: none for event, of which it reads every row; event_counts_pkey.
-   SELECT CAST(coalesce(sum(counted.changes), 0) + count(DISTINCT event.id) AS bigint) AS changes,
-          max(counted.changed_at) AS changed_at
-     FROM event
-LEFT JOIN event_counts AS counted
-       ON counted.event_id = event.id
-      AND counted.gate_id = 0
-      AND counted.span_min = 0;
+SELECT CAST(coalesce(sum(counted.changes), 0) + count(*) AS bigint) AS changes, max(counted.changed_at) AS changed_at
+  FROM event
+ CROSS JOIN LATERAL
+       (SELECT sum(changes) AS changes, max(changed_at) AS changed_at
+          FROM event_counts
+         WHERE event_id = event.id
+           AND gate_id = 0
+           AND span_min = 0) AS counted;
 
 -- name: all_sums
 -- One row, of all events: issued, void, transferred, admitted, no_shows, inside, unique_tickets, entries, exits, refused,
@@ -346,10 +347,13 @@ SELECT issued, void, transferred, admitted, no_shows, inside, unique_tickets, en
                CAST(coalesce(sum(refused), 0) AS bigint) AS refused,
                CAST(coalesce(sum(annulled), 0) AS bigint) AS annulled
           FROM event
-          JOIN event_counts AS counted
-            ON counted.event_id = event.id
-           AND counted.gate_id = 0
-           AND counted.span_min = 0) AS counted
+         CROSS JOIN LATERAL
+               (SELECT *
+                  FROM event_counts
+                 WHERE event_id = event.id
+                   AND gate_id = 0
+                   AND span_min = 0
+                OFFSET 0) AS counter) AS counted
  CROSS JOIN
        (SELECT coalesce(jsonb_object_agg(reason, times), '{}') AS refused_by_reason
           FROM (SELECT reason, sum(refused) AS times
@@ -365,27 +369,26 @@ SELECT issued, void, transferred, admitted, no_shows, inside, unique_tickets, en
 -- transferred, admitted, no_shows, inside, unique_tickets, entries, exits, refused, annulled bigint.
 -- Binds: before_id int (or NULL: from the newest on), page int.
 -- Index: event_pkey, backwards; event_counts_pkey.
-   SELECT event.id, event.slug, event.name, event.time_zone, event.capacity,
-          CAST(coalesce(sum(issued), 0) AS bigint) AS issued, CAST(coalesce(sum(void), 0) AS bigint) AS void,
-          CAST(coalesce(sum(transferred), 0) AS bigint) AS transferred,
-          CAST(coalesce(sum(admitted), 0) AS bigint) AS admitted,
-          CAST(coalesce(sum(missing), 0) AS bigint) AS no_shows,
-          CAST(coalesce(sum(inside), 0) AS bigint) AS inside,
-          CAST(coalesce(sum(scanned), 0) AS bigint) AS unique_tickets,
-          CAST(coalesce(sum(entries), 0) AS bigint) AS entries, CAST(coalesce(sum(exits), 0) AS bigint) AS exits,
-          CAST(coalesce(sum(refused), 0) AS bigint) AS refused,
-          CAST(coalesce(sum(annulled), 0) AS bigint) AS annulled
-     FROM (SELECT id, slug, name, time_zone, capacity
-             FROM event
-            WHERE CAST(:before_id AS bigint) IS NULL OR id < CAST(:before_id AS bigint)
-         ORDER BY id DESC
-            LIMIT :page) AS event
-LEFT JOIN event_counts AS counted
-       ON counted.event_id = event.id
-      AND counted.gate_id = 0
-      AND counted.span_min = 0
- GROUP BY event.id, event.slug, event.name, event.time_zone, event.capacity
- ORDER BY event.id DESC;
+  SELECT event.id, event.slug, event.name, event.time_zone, event.capacity, counted.*
+    FROM event
+   CROSS JOIN LATERAL
+         (SELECT CAST(coalesce(sum(issued), 0) AS bigint) AS issued, CAST(coalesce(sum(void), 0) AS bigint) AS void,
+                 CAST(coalesce(sum(transferred), 0) AS bigint) AS transferred,
+                 CAST(coalesce(sum(admitted), 0) AS bigint) AS admitted,
+                 CAST(coalesce(sum(missing), 0) AS bigint) AS no_shows,
+                 CAST(coalesce(sum(inside), 0) AS bigint) AS inside,
+                 CAST(coalesce(sum(scanned), 0) AS bigint) AS unique_tickets,
+                 CAST(coalesce(sum(entries), 0) AS bigint) AS entries, CAST(coalesce(sum(exits), 0) AS bigint) AS exits,
+                 CAST(coalesce(sum(refused), 0) AS bigint) AS refused,
+                 CAST(coalesce(sum(annulled), 0) AS bigint) AS annulled
+            FROM event_counts
+           WHERE event_id = event.id
+             AND gate_id = 0
+             AND span_min = 0) AS counted
+   WHERE CAST(:before_id AS bigint) IS NULL
+      OR event.id < CAST(:before_id AS bigint)
+ORDER BY event.id DESC
+   LIMIT :page;
 
 -- name: gate_by_name
 -- One row or none: id int.

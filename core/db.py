@@ -185,19 +185,18 @@ def begin() -> Iterator[LentConnection]:
 
 
 @contextmanager
-def in_one_snapshot(*, writes: bool = False) -> Iterator[LentConnection]:
-    """Begin as `begin` does, and see the database as it is at the first statement, until the end.
+def in_one_snapshot() -> Iterator[LentConnection]:
+    """Begin as `begin` does, to read: all statements see the database as it is at the first.
 
     In an open transaction, this is a part of it, and sees what that sees.
 
     Raises:
-        django.db.OperationalError: a row that is to be written was changed since (40001).
+        django.db.InternalError: something was to be written (25006).
     """
     is_outermost = not orm().in_atomic_block
     with begin() as conn:
         if is_outermost:
-            access = "READ WRITE" if writes else "READ ONLY"
-            conn.exec_driver_sql(f"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, {access}")
+            conn.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         yield conn
 
 

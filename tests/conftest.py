@@ -91,10 +91,10 @@ def partition_hot_tables():
             cursor.execute(
                 f"CREATE TABLE {table} (LIKE {table}_plain INCLUDING ALL) PARTITION BY HASH (event_id)"
             )
-            for part in range(4):
+            for part in range(2):
                 cursor.execute(
                     f"CREATE TABLE {table}_{part} PARTITION OF {table} "
-                    f"FOR VALUES WITH (MODULUS 4, REMAINDER {part})"
+                    f"FOR VALUES WITH (MODULUS 2, REMAINDER {part})"
                 )
         cursor.execute("DROP VIEW invalid_attempts")
         cursor.execute(f"CREATE VIEW invalid_attempts AS {view}")

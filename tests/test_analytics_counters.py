@@ -11,9 +11,10 @@ from datetime import timedelta
 import pytest
 from django.db import connection, transaction
 
-from analytics import recount
+from analytics import queries, recount
 from analytics.counters import Tally
-from analytics.models import SLOTS, EventCount
+from analytics.models import REPAIRS_SLOT, SLOTS, EventCount
+from analytics.queries import WHOLE_EVENT
 from core import db
 from core.errors import QrsiteError
 from tests.factories import NOW, admit, attempt, issue, make_device, make_event
@@ -98,6 +99,48 @@ def test_a_repair_while_scans_go_on_adds_what_is_missing_and_nothing_else():
 
     assert mended[0].differences > 0
     assert recount.recount(event_id=event.id, mends=False, now=NOW) == recount.Recount(0, [])
+
+
+def test_of_repairs_that_run_at_once_each_difference_is_added_once():
+    event = make_event()
+    issue(event, 30)
+    with db.begin() as conn:
+        conn.exec_driver_sql("DELETE FROM event_counts")
+    connection.close()
+    everybody = threading.Barrier(3)
+
+    def repair(_number):
+        everybody.wait(10)
+        found = recount.recount(event_id=event.id, mends=True, now=NOW)
+        connection.close()
+        return found.differences
+
+    with ThreadPoolExecutor(3) as executor:
+        assert max(executor.map(repair, range(3))) == 1
+
+    assert recount.recount(event_id=event.id, mends=False, now=NOW) == recount.Recount(0, [])
+
+
+def test_a_repair_that_another_overtook_counts_again(monkeypatch):
+    event = make_event()
+    issue(event, 30)
+    with db.begin() as conn:
+        conn.exec_driver_sql("DELETE FROM event_counts")
+    compare, overtaken = recount._compare, []
+
+    def compare_and_be_overtaken(event_id, *, held):
+        found = compare(event_id, held=held)
+        if len(overtaken) < 2:
+            overtaken.append(found)
+            with db.begin() as conn:
+                queries.add_counts(conn, event_id=event_id, slot=REPAIRS_SLOT, counts=[WHOLE_EVENT], now=NOW)
+        return found
+
+    monkeypatch.setattr(recount, "_compare", compare_and_be_overtaken)
+
+    assert recount.recount(event_id=event.id, mends=True, now=NOW).differences == 1
+    assert recount.recount(event_id=event.id, mends=False, now=NOW) == recount.Recount(0, [])
+    assert len(overtaken) == 2
 
 
 def test_of_a_process_that_is_killed_before_it_commits_nothing_is_counted():

@@ -31,14 +31,11 @@ NIGHTS = [
 ]
 
 
-@pytest.fixture(
-    params=[*NIGHTS, "hash partitions"], ids=lambda night: night if isinstance(night, str) else night[0]
-)
-def night(request):
-    """An event, after a few hours in which everything happened to it that can; beside another."""
-    if request.param == "hash partitions":
+def happened(where):
+    """Return an event, after a few hours in which everything happened to it that can; beside another."""
+    if where == "hash partitions":
         partition_hot_tables()
-    zone, doors_at = NIGHTS[0] if request.param == "hash partitions" else request.param
+    zone, doors_at = NIGHTS[0] if where == "hash partitions" else where
     chance = random.Random(zone)
     times = {"doors_at": doors_at, "starts_at": doors_at, "ends_at": doors_at + timedelta(hours=9)}
     other = make_event(**times)
@@ -46,6 +43,17 @@ def night(request):
     event = make_event(time_zone=zone, capacity=80, reentry="after_exit", **times)
     something_happens(event, chance, steps=45)
     return event
+
+
+@pytest.fixture(params=NIGHTS, ids=[zone for zone, _ in NIGHTS])
+def night(request):
+    return happened(request.param)
+
+
+@pytest.fixture(params=[NIGHTS[1], "hash partitions"], ids=["Europe/Berlin", "hash partitions"])
+def some_night(request):
+    """One of them, for what does not depend on clocks."""
+    return happened(request.param)
 
 
 def something_happens(event, chance, *, steps):
@@ -111,12 +119,12 @@ def refused(scans):
     return [scan for scan in scans if scan.verdict == "refused"]
 
 
-def test_the_totals_are_a_recount_of_the_rows(night):
+def test_the_totals_are_a_recount_of_the_rows(some_night):
     with db.in_one_snapshot() as conn:
-        totals = statistics.event_totals(conn, event_id=night.id)
+        totals = statistics.event_totals(conn, event_id=some_night.id)
 
-    log, tickets = log_of(night), list(Ticket.objects.filter(event_id=night.id))
-    conflicts = Conflict.objects.filter(event_id=night.id)
+    log, tickets = log_of(some_night), list(Ticket.objects.filter(event_id=some_night.id))
+    conflicts = Conflict.objects.filter(event_id=some_night.id)
     assert totals == rows.EventTotals(
         issued=len(tickets),
         void=sum(ticket.voided_at is not None for ticket in tickets),
@@ -143,17 +151,23 @@ def test_the_totals_are_a_recount_of_the_rows(night):
     )
 
 
-def test_the_list_of_all_events_says_of_each_what_its_own_page_says(night):
+def test_the_list_of_all_events_says_of_each_what_its_own_page_says(some_night):
     with db.in_one_snapshot() as conn:
         lines = {line.slug: line for line in statistics.all_totals(conn)}
-        totals = statistics.event_totals(conn, event_id=night.id)
+        totals = statistics.event_totals(conn, event_id=some_night.id)
         sums = statistics.sums(conn)
         [first] = statistics.all_totals(conn, page=1)
         rest = statistics.all_totals(conn, before_id=first.id)
 
-    line = lines[night.slug]
+    line = lines[some_night.slug]
     assert [first, *rest] == list(lines.values())
-    assert line[:5] == (night.id, night.slug, night.name, night.time_zone, night.capacity)
+    assert line[:5] == (
+        some_night.id,
+        some_night.slug,
+        some_night.name,
+        some_night.time_zone,
+        some_night.capacity,
+    )
     assert line[5:] == tuple(getattr(totals, name) for name in line._fields[5:])
     assert sums[:11] == tuple(map(sum, zip(*(line[5:] for line in lines.values()), strict=True)))
     log = refused(Scan.objects.all())
@@ -230,20 +244,20 @@ def test_the_heatmap_is_by_the_clock_of_the_venue(night):
     assert sum(cell.entries > 0 for cell in cells) > 3
 
 
-def test_each_gate_has_its_own_numbers(night):
-    now = night.doors_at + timedelta(hours=4, seconds=30)
+def test_each_gate_has_its_own_numbers(some_night):
+    now = some_night.doors_at + timedelta(hours=4, seconds=30)
     recent = now.replace(second=0) - timedelta(minutes=15)
 
     with db.in_one_snapshot() as conn:
-        gates = statistics.gates(conn, event_id=night.id, now=now)
+        gates = statistics.gates(conn, event_id=some_night.id, now=now)
 
     expected = []
-    for gate in Gate.objects.filter(event=night).order_by("name"):
-        log = [scan for scan in log_of(night) if scan.gate_id == gate.id]
+    for gate in Gate.objects.filter(event=some_night).order_by("name"):
+        log = [scan for scan in log_of(some_night) if scan.gate_id == gate.id]
         lately = [scan for scan in log if scan.happened_at >= recent]
         at = [scan.happened_at.replace(second=0, microsecond=0) for scan in log if counts(scan)]
         admitted = Ticket.objects.filter(
-            event_id=night.id, admitted_gate_id=gate.id, admitted_at__isnull=False
+            event_id=some_night.id, admitted_gate_id=gate.id, admitted_at__isnull=False
         )
         expected.append(
             rows.GateTotals(
@@ -304,13 +318,13 @@ def assert_throughput_is_right(night, hours):
     )
 
 
-def test_refusals_are_grouped_by_reason_gate_and_device(night):
+def test_refusals_are_grouped_by_reason_gate_and_device(some_night):
     with db.in_one_snapshot() as conn:
-        found = statistics.refusals(conn, event_id=night.id)
+        found = statistics.refusals(conn, event_id=some_night.id)
 
     devices = dict(Device.objects.values_list("id", "name"))
     gates = dict(Gate.objects.values_list("id", "name"))
-    log = refused(log_of(night))
+    log = refused(log_of(some_night))
     assert (found.refused, found.by_reason) == (len(log), dict(Counter(scan.reason for scan in log)))
     assert {row[:2]: row.refused for row in found.by_gate} == Counter(
         (scan.gate_id, gates[scan.gate_id]) for scan in log
@@ -321,11 +335,11 @@ def test_refusals_are_grouped_by_reason_gate_and_device(night):
     assert list(found.by_reason.values()) == sorted(found.by_reason.values(), reverse=True)
 
 
-def test_a_code_that_is_tried_again_and_again_is_on_top(night):
+def test_a_code_that_is_tried_again_and_again_is_on_top(some_night):
     with db.in_one_snapshot() as conn:
-        found = statistics.repeated_codes(conn, event_id=night.id, page=1000)
+        found = statistics.repeated_codes(conn, event_id=some_night.id, page=1000)
 
-    times = Counter((scan.ticket_id, scan.code) for scan in refused(log_of(night)))
+    times = Counter((scan.ticket_id, scan.code) for scan in refused(log_of(some_night)))
     assert {(row.ticket_id, row.code): row.refused for row in found} == {
         key: number for key, number in times.items() if number > 1
     }
@@ -334,7 +348,7 @@ def test_a_code_that_is_tried_again_and_again_is_on_top(night):
         last = max(
             (
                 scan
-                for scan in refused(log_of(night))
+                for scan in refused(log_of(some_night))
                 if (scan.ticket_id, scan.code) == (row.ticket_id, row.code)
             ),
             key=lambda scan: scan.happened_at,
@@ -342,14 +356,14 @@ def test_a_code_that_is_tried_again_and_again_is_on_top(night):
         assert (row.last_at, row.reason) == (last.happened_at, last.reason)
 
 
-def test_the_refused_scans_are_paged_newest_first(night):
+def test_the_refused_scans_are_paged_newest_first(some_night):
     pages, before = [], None
     with db.in_one_snapshot() as conn:
-        while page := statistics.refused_page(conn, event_id=night.id, before_id=before, page=7):
+        while page := statistics.refused_page(conn, event_id=some_night.id, before_id=before, page=7):
             pages, before = pages + page, page[-1].scan_id
 
     assert [(row.scan_id, row.reason, row.happened_at) for row in pages] == [
-        (scan.id, scan.reason, scan.happened_at) for scan in reversed(refused(log_of(night)))
+        (scan.id, scan.reason, scan.happened_at) for scan in reversed(refused(log_of(some_night)))
     ]
 
 
@@ -377,8 +391,8 @@ def test_a_chain_of_transfers_is_found_from_every_ticket_in_it(event):
     assert (lone, Transfer.objects.count()) == ([], 4)
 
 
-def test_trends_are_entries_that_count_half_as_much_an_hour_later(night):
-    now = night.doors_at + timedelta(hours=3, minutes=11)
+def test_trends_are_entries_that_count_half_as_much_an_hour_later(some_night):
+    now = some_night.doors_at + timedelta(hours=3, minutes=11)
 
     with db.in_one_snapshot() as conn:
         trends = statistics.trends(conn, now=now)
@@ -447,23 +461,23 @@ def test_an_event_without_scans_has_zeros_and_no_range(event):
     assert throughput == rows.Throughput(0, 0, 0, 0, None, 0, 0, None, None, 0, None)
 
 
-def test_counters_that_are_lost_are_built_again_from_the_rows(night):
+def test_counters_that_are_lost_are_built_again_from_the_rows(some_night):
     with db.in_one_snapshot() as conn:
-        before = statistics.event_totals(conn, event_id=night.id)
-        spans = statistics.active_range(conn, event_id=night.id)
+        before = statistics.event_totals(conn, event_id=some_night.id)
+        spans = statistics.active_range(conn, event_id=some_night.id)
     with db.begin() as conn:
         for table in ("event_counts", "refusal_counts", "refused_codes"):
-            conn.exec_driver_sql(f"DELETE FROM {table} WHERE event_id = %s", (night.id,))
-    Ticket.objects.filter(event_id=night.id).update(scanned=False)
+            conn.exec_driver_sql(f"DELETE FROM {table} WHERE event_id = %s", (some_night.id,))
+    Ticket.objects.filter(event_id=some_night.id).update(scanned=False)
 
-    found = recount.recount(event_id=night.id, mends=True, now=NOW)
-    again = recount.recount(event_id=night.id, mends=False, now=NOW)
+    found = recount.recount(event_id=some_night.id, mends=True, now=NOW)
+    again = recount.recount(event_id=some_night.id, mends=False, now=NOW)
 
     with db.in_one_snapshot() as conn:
-        after = statistics.event_totals(conn, event_id=night.id)
-        assert statistics.active_range(conn, event_id=night.id) == spans
+        after = statistics.event_totals(conn, event_id=some_night.id)
+        assert statistics.active_range(conn, event_id=some_night.id) == spans
     assert (after, again) == (before, recount.Recount(0, []))
     assert found.differences > 100
     assert len(found.examples) == recount.EXAMPLES_MAX
-    marked = {ticket.id for ticket in Ticket.objects.filter(event_id=night.id, scanned=True)}
-    assert marked == {scan.ticket_id for scan in log_of(night) if scan.ticket_id}
+    marked = {ticket.id for ticket in Ticket.objects.filter(event_id=some_night.id, scanned=True)}
+    assert marked == {scan.ticket_id for scan in log_of(some_night) if scan.ticket_id}

@@ -206,6 +206,21 @@ def test_an_error_that_is_swallowed_in_a_block_is_not_taken_for_success():
 
 
 @pytest.mark.django_db(transaction=True)
+def test_all_that_is_read_in_one_snapshot_is_of_one_moment_and_nothing_is_written():
+    make_event(name="the first")
+    connection.close()
+
+    with db.in_one_snapshot() as conn:
+        before = conn.exec_driver_sql("SELECT count(*) FROM event").scalar_one()
+        in_thread(lambda: make_event(name="another"))
+        after = conn.exec_driver_sql("SELECT count(*) FROM event").scalar_one()
+    with pytest.raises(InternalError, match="read-only"), db.in_one_snapshot() as conn:
+        conn.exec_driver_sql("DELETE FROM event")
+
+    assert (before, after, Event.objects.count()) == (1, 1, 2)
+
+
+@pytest.mark.django_db(transaction=True)
 def test_inside_a_block_errors_are_djangos_too():
     with db.begin() as conn:
         event = make_event()

@@ -15,7 +15,7 @@ APPS = ["health", "tickets", "analytics"]
 STATEMENTS = {f"{app}.{name}": text for app in APPS for name, text in sql.load(app).items()}
 HOT = set(HOT_TABLES)
 # Of all events: read by people, never at the gate.
-OF_ALL_EVENTS = {"analytics.all_changes", "analytics.all_totals", "analytics.all_trends"}
+OF_ALL_EVENTS = {f"analytics.all_{name}" for name in ("changes", "sums", "totals", "trends")}
 BINDS = {
     "event_id": 1,
     "slug": "x",
@@ -114,7 +114,7 @@ def plenty(db):
                  SELECT d, d % 1000 + 1, 'Scanner', sha256(CAST('t' || d AS bytea)), now()
                    FROM generate_series(1, 3000) AS d;
             INSERT INTO ticket (event_id, id, holder, email, kind, reference, issued_at, inside)
-                 SELECT n % 200 + 1, n, 'Ada', '', '', 'r' || n, now(), FALSE FROM generate_series(1, 8000) AS n;
+                 SELECT n % 80 + 1, n, 'Ada', '', '', 'r' || n, now(), FALSE FROM generate_series(1, 8000) AS n;
             INSERT INTO ticket_scans (event_id, ticket_id, gate_id, device_id, nonce, direction, verdict, reason,
                                       scanned_at, recorded_at, happened_at, offline)
                  SELECT event_id, id, event_id, 1, 'n' || id, 'entry', CASE WHEN id % 8 = 0 THEN 'refused' ELSE 'admitted' END,
