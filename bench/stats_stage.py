@@ -178,7 +178,7 @@ def _seed() -> str:
         )
     token: str = tokens.new_token(tokens.SERVICE_PREFIX)
     models.ServiceToken.objects.create(
-        name="bench", scopes=["stats:read"], token_hash=tokens.token_hash(token)
+        name="bench", scopes=["stats:read", "tickets:read"], token_hash=tokens.token_hash(token)
     )
     return token
 

@@ -76,7 +76,8 @@ def something_happens(event, chance, *, steps):
             for place, code in enumerate(codes):
                 late = timedelta(minutes=chance.choice([1, 20, 200, 2_000_000]))
                 nonces.append((f"{step}-{place}", device))
-                scans.append(attempt(device, code, nonces[-1][0], direction))
+                theirs = now + timedelta(days=chance.choice([0, 0, 400, -400]))  # by a clock that is off
+                scans.append(attempt(device, code, nonces[-1][0], direction)._replace(scanned_at=theirs))
                 if what == "offline":
                     reason = chance.choice([None, None, "void"])
                     scans[-1] = scans[-1]._replace(happened_at=now - late, refused_offline=reason)
