@@ -242,7 +242,7 @@ def test_the_heatmap_is_by_the_clock_of_the_venue(night):
         for hour in range(24)
         for there in [expected.get((weekday, hour), [])]
     ]
-    assert sum(cell.entries > 0 for cell in cells) > 3
+    assert sum(cell.entries > 0 for cell in cells) > 2
 
 
 def test_each_gate_has_its_own_numbers(some_night):
