@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
@@ -35,30 +34,21 @@ from analytics.schemas import (
 )
 from core import db
 from core.errors import NotFound, QrsiteError, raises
+from core.paging import PAGE_MAX, After, Limit, Name, page_of
 
 router = Router(tags=["statistics"])
 # These name tickets and holders.
 scans_router = Router(tags=["statistics"])
 tickets_router = Router(tags=["statistics"])
-SPANS_MAX = 1000
 MINUTES_MAX = 1440
 EARLIEST, LATEST = datetime(1973, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 UNCHANGED = {"responses": {304: {"description": "Nothing changed since the ETag that If-None-Match names."}}}
 
-Limit = Annotated[int, Field(ge=1, le=SPANS_MAX)]
-After = Annotated[int | None, Field(ge=1, lt=2**63)]
 Minutes = Annotated[int, Field(ge=1, le=MINUTES_MAX)]
-Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
-
-
-@lru_cache(1)
-def _zones() -> set[str]:
-    return available_timezones()
 
 
 def _known(zone: str) -> str:
-    # Names without a place are files, or offsets that have no summer.
-    if zone not in _zones() or ("/" not in zone and zone != "UTC"):
+    if not buckets.is_place(zone):
         raise ValueError("is no time zone of the IANA database, such as Europe/Berlin")
     return zone
 
@@ -97,7 +87,7 @@ def _answer(request: HttpRequest, build: Callable[..., dict[str, Any]], *slugs: 
     with db.in_one_snapshot() as conn:
         # Not before: the connection may have been waited for.
         now = timezone.now()
-        events = [_event(conn, slug) for slug in slugs]
+        events = [queries.event_named(conn, slug) for slug in slugs]
         versions = [statistics.changes(conn, event.id) for event in events] or [statistics.changes(conn)]
         minute = buckets.start_of(now, Bucket.MINUTE, ZoneInfo("UTC"))
         words = repr((request.get_full_path(), events, versions, minute)).encode()
@@ -116,21 +106,8 @@ def _answer(request: HttpRequest, build: Callable[..., dict[str, Any]], *slugs: 
     return response
 
 
-def _event(conn: Connection, slug: str) -> EventRow:
-    event = queries.event_by_slug(conn, slug=slug)
-    if event is None:
-        raise NotFound(f"There is no event {slug}.")
-    return event
-
-
 def _rows(rows: list[Any]) -> list[dict[str, Any]]:
     return [row._asdict() for row in rows]
-
-
-def _page(rows: list[Any], limit: int, number: str) -> tuple[list[Any], str | None]:
-    """Return a page of rows of which one more was asked for, and what the next page comes after."""
-    page = rows[:limit]
-    return page, str(getattr(page[-1], number)) if len(rows) > limit else None
 
 
 @router.get("/stats", response=AllStats, openapi_extra=UNCHANGED)
@@ -139,7 +116,7 @@ def all_stats(request: HttpRequest, after: After = None, limit: Limit = 100) -> 
 
     def build(conn: Connection, now: datetime) -> dict[str, Any]:
         found = statistics.all_totals(conn, before_id=after, page=limit + 1)
-        events, following = _page(found, limit, "id")
+        events, following = page_of(found, limit, "id")
         return {"totals": statistics.sums(conn)._asdict(), "events": _rows(events), "next": following}
 
     return _answer(request, build)
@@ -173,7 +150,7 @@ def timeline(
     until: Moment | None = TO,
     gate: Name | None = None,
     zone: Zone | None = None,
-    limit: Limit = SPANS_MAX,
+    limit: Limit = PAGE_MAX,
 ) -> HttpResponse:
     """Count what happened in each minute, quarter of an hour, hour or day, the empty ones too.
 
@@ -286,7 +263,7 @@ def invalid_attempts(
     def build(conn: Connection, event: EventRow, now: datetime) -> dict[str, Any]:
         found = statistics.refusals(conn, event_id=event.id)
         scans = statistics.refused_page(conn, event_id=event.id, before_id=after, page=limit + 1)
-        page, following = _page(scans, limit, "scan_id")
+        page, following = page_of(scans, limit, "scan_id")
         return {
             "refused": found.refused,
             "by_reason": found.by_reason,
@@ -311,7 +288,7 @@ def transfers(
             found, following = statistics.transfer_chain(conn, event_id=event.id, ticket_id=ticket), None
         else:
             rows = statistics.transfer_page(conn, event_id=event.id, before_id=after, page=limit + 1)
-            found, following = _page(rows, limit, "id")
+            found, following = page_of(rows, limit, "id")
         told = [
             row._asdict() | {"from_ticket_id": str(row.from_ticket_id), "to_ticket_id": str(row.to_ticket_id)}
             for row in found
@@ -329,7 +306,7 @@ def compare(
     slug: str,
     other: Annotated[Name, Field(description="the other event's slug")],
     bucket_min: Minutes = 15,
-    spans: Annotated[int, Field(ge=1, le=SPANS_MAX)] = 32,
+    spans: Annotated[int, Field(ge=1, le=PAGE_MAX)] = 32,
 ) -> HttpResponse:
     """Lay the entries of two events over each other, each from the minute in which its doors opened."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from itertools import islice
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 
 class Bucket(StrEnum):
@@ -20,6 +21,16 @@ class Bucket(StrEnum):
 
 _MINUTES = {Bucket.MINUTE: 1, Bucket.QUARTER: 15, Bucket.HOUR: 60}
 _HOUR = timedelta(hours=1)
+
+
+@lru_cache(1)
+def _zones() -> set[str]:
+    return available_timezones()
+
+
+def is_place(zone: str) -> bool:
+    """Tell whether a name is that of an IANA time zone: not of a file ("localtime", "Factory"), nor one without a place."""
+    return zone in _zones() and ("/" in zone or zone == "UTC")
 
 
 def start_of(at: datetime, bucket: Bucket, zone: ZoneInfo) -> datetime:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from analytics.models import ALL_GATES, ALL_TIME, REPAIRS_SLOT
 from core import sql
+from core.errors import NotFound
 
 _STATEMENTS = sql.load("analytics")
 
@@ -260,6 +261,18 @@ def event_by_slug(conn: Connection, *, slug: str) -> EventRow | None:
     """Return the event of that name, if there is one."""
     row = conn.exec_driver_sql(_STATEMENTS["event_by_slug"], {"slug": slug}).one_or_none()
     return EventRow(*row) if row else None
+
+
+def event_named(conn: Connection, slug: str) -> EventRow:
+    """Return the event of that name.
+
+    Raises:
+        NotFound
+    """
+    event = event_by_slug(conn, slug=slug)
+    if event is None:
+        raise NotFound(f"There is no event {slug}.")
+    return event
 
 
 def scan_page(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import unicodedata
 from datetime import datetime
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
@@ -14,6 +14,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
+from analytics.buckets import is_place
 from core.models import PerEventModel
 from tickets.rules import Reentry
 
@@ -24,8 +25,7 @@ SCOPES = ("tickets:write", "tickets:read", "stats:read", "reports:write", "repor
 
 def validate_time_zone(name: str) -> None:
     """Refuse what is no IANA time zone."""
-    # "localtime" and "Factory" are names of files, not of places.
-    if name not in available_timezones() or ("/" not in name and name != "UTC"):
+    if not is_place(name):
         raise ValidationError("Write an IANA time zone, such as Europe/Berlin.")
 
 

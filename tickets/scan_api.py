@@ -9,12 +9,12 @@ from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
 from ninja import Path, Router
 from pydantic import AfterValidator, Field
-from sqlalchemy import Connection
 
 from analytics import queries as log
 from analytics.models import Verdict
 from core import db
 from core.errors import NotFound, raises
+from core.paging import After, Limit, Name, page_of
 from tickets import admission, lifecycle, queries, scanning
 from tickets.auth import DeviceToken, ServiceScope, StaffSession
 from tickets.scan_schemas import (
@@ -32,13 +32,9 @@ from tickets.scan_schemas import (
 )
 
 router = Router(tags=["scans"])
-MAX_PAGE = 1000
 QUEUE_COST = 20  # calls; a queue of a thousand is as much work as that
 may_read = [ServiceScope("tickets:read"), StaffSession("analytics.view_scan")]
 may_read_conflicts = [ServiceScope("tickets:read"), StaffSession("analytics.view_conflict")]
-Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
-After = Annotated[int | None, Field(ge=1, lt=2**63)]
-Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 
 
 def _not_dry(is_dry: bool) -> bool:
@@ -114,17 +110,17 @@ def scan_history(
     with db.begin() as conn:
         rows = log.scan_page(
             conn,
-            event_id=_event_id(conn, event),
+            event_id=log.event_named(conn, event).id,
             before_id=after,
             verdict=verdict and verdict.value,
             gate=gate,
             page=limit + 1,
         )
-    after_this = str(rows[limit - 1].scan_id) if len(rows) > limit else None
+    page, following = page_of(rows, limit, "scan_id")
     # What was written together has its ids in no order.
-    shown = sorted(rows[:limit], key=lambda row: (row.recorded_at, row.happened_at), reverse=True)
+    shown = sorted(page, key=lambda row: (row.recorded_at, row.happened_at), reverse=True)
     scans = [{**row._asdict(), "ticket_id": row.ticket_id and str(row.ticket_id)} for row in shown]
-    return {"scans": scans, "next": after_this}
+    return {"scans": scans, "next": following}
 
 
 @router.get("/events/{slug:slug}/conflicts", response=ConflictPage, auth=may_read_conflicts)
@@ -137,10 +133,10 @@ def conflicts(
 ) -> dict[str, Any]:
     """Return the entries that were let in offline and should have been refused; with `open=true` those not signed off."""
     with db.begin() as conn:
-        event_id = _event_id(conn, slug)
+        event_id = log.event_named(conn, slug).id
         rows = log.conflict_page(conn, event_id=event_id, before_id=after, open_only=open, page=limit + 1)
-    shown = [_conflict(row) for row in rows[:limit]]
-    return {"conflicts": shown, "next": str(rows[limit - 1].id) if len(rows) > limit else None}
+    page, following = page_of(rows, limit, "id")
+    return {"conflicts": [_conflict(row) for row in page], "next": following}
 
 
 @router.post(
@@ -152,7 +148,7 @@ def sign_off_conflict(request: HttpRequest, slug: str, conflict_id: int, body: S
     """Sign a conflict off; the first who does stays the one who did."""
     service = request.auth  # type: ignore[attr-defined]
     with db.begin() as conn:
-        event_id = _event_id(conn, slug)
+        event_id = log.event_named(conn, slug).id
         signed = conflict_id < 2**63 - 1 and log.sign_off_conflict(
             conn,
             event_id=event_id,
@@ -171,13 +167,6 @@ def _answer(outcome: admission.Outcome) -> dict[str, Any]:
     if not isinstance(outcome, admission.Answer):
         raise outcome
     return scan_out(outcome)
-
-
-def _event_id(conn: Connection, slug: str) -> int:
-    event = log.event_by_slug(conn, slug=slug)
-    if event is None:
-        raise NotFound(f"There is no event {slug}.")
-    return event.id
 
 
 def _conflict(row: log.ConflictRow) -> dict[str, Any]:
